@@ -1,0 +1,35 @@
+"""What calibration and passes need of a runtime: they are handed one, and know no other name for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from secateur.ir import Graph
+
+
+class Runner(Protocol):
+    """A model that is ready to run."""
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Named inputs to the named outputs that the runner was made for."""
+        ...
+
+
+class RunnerFactory(Protocol):
+    """Makes a runner for a graph or a part of it."""
+
+    def __call__(
+        self, graph: Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+    ) -> AbstractContextManager[Runner]:
+        """Prepares the part of `graph` that leads from the values `inputs` to the values `outputs`.
+
+        Args:
+            graph: a whole model; it is not changed, and must not be while the runner lives.
+            inputs: names of values to be fed; None for the graph's own inputs.
+            outputs: names of any values inside, to be fetched; None for the graph's own outputs.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""Writing outputs so that nobody ever meets half of one: beside the target first, renamed at the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.ir.errors import OutputError
+
+
+@contextmanager
+def write_atomically(*targets: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
+    """Yields one temporary path beside each target; renames all of them when the block ends well, removes all if not.
+
+    Several targets (a model and its external data) become visible in the order given, the last one last, so name the
+    file that refers to the others last. An interrupt or an error leaves the old files untouched.
+
+    Raises:
+        OutputError: the folder does not exist or is not writable, or the disk is full.
+    """
+    paths = [Path(target) for target in targets]
+    token = f".{os.getpid()}-{secrets.token_hex(4)}.partial"
+    temporaries = [path.with_name(path.name + token) for path in paths]
+    for path in paths:
+        _check_writable(path)
+    try:
+        yield tuple(temporaries)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {paths[-1]}: {error.strerror or error}",
+            hint="free some space or choose another output path; what was there before is unchanged",
+        ) from error
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder", hint="name a file")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: {folder} is not a folder", hint="create the folder first")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is not a regular file", hint="choose another output path")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: {folder} is not writable", hint="choose another folder")
