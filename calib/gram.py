@@ -1,0 +1,225 @@
+"""Second moments of what a layer reads, and of that with what it should give: all that linear repair needs of the data.
+
+One `Gram` of width d replaces any number of samples by d x d numbers. It is built up batch by batch, and two of them,
+from different shards of the data, merge into the one of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.blas import dsyrk
+
+from secateur.calib.finite import check_finite
+from secateur.ir.errors import DataError
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+#: Bytes of float64 rows that one rank-k update converts at a time.
+_CHUNK_BYTES = 1 << 25
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all rows, each times its weight, of products of inputs x[d] and targets y[m].
+
+    About zero (`Gram.raw`), or about the means (`Gram.centered`), which is what a solution with an intercept needs.
+    """
+
+    #: Sum of the weights.
+    count: float
+    #: [d, d] sum of x x^T.
+    xx: Array
+    #: [d, m] sum of x y^T.
+    xy: Array
+    #: [m] sum of y^2.
+    yy: Array
+
+
+class Gram:
+    """Streaming second moments of rows x[d], and of rows y[m] that belong to them.
+
+    Sums are kept in float64 about the running means (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample
+    variance", section 2), so that inputs far from zero lose no digits when they are centred. Batches in any order and
+    of any size, and any tree of merges, give the same moments up to rounding.
+
+    Attributes:
+        width: d, the columns of x.
+        target_width: m, the columns of y; 0 without targets.
+        rows: how many rows came in.
+        count: the sum of their weights.
+        mean: [d] weighted mean of x.
+        target_mean: [m] weighted mean of y.
+        absmax: [d] largest |x| of each column, whatever its weight.
+    """
+
+    def __init__(self, width: int, target_width: int = 0) -> None:
+        if width < 1 or target_width < 0:
+            raise ValueError(f"a Gram needs width >= 1 and target_width >= 0, got {width} and {target_width}")
+        self.width = width
+        self.target_width = target_width
+        self.rows = 0
+        self.count = 0.0
+        self.mean: Array = np.zeros(width)
+        self.target_mean: Array = np.zeros(target_width)
+        self.absmax: Array = np.zeros(width)
+        # About the means. Of _xx only the lower triangle is kept, column-major, so that BLAS adds to it in place.
+        self._xx: Array = np.zeros((width, width), order="F")
+        self._xy: Array = np.zeros((width, target_width))
+        self._yy: Array = np.zeros(target_width)
+
+    def update(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, weight: float = 1.0) -> None:
+        """Adds rows.
+
+        Args:
+            x: [n, d] inputs, any real dtype.
+            y: [n, m] targets of the same rows; None if and only if `target_width` is 0.
+            weight: what each of the rows counts, >= 0.
+
+        Raises:
+            DataError: x or y holds NaN or infinity; nothing is added then.
+            ValueError: the shapes do not fit.
+        """
+        inputs = _rows(x, self.width, "x")
+        targets = np.zeros((len(inputs), 0)) if y is None else _rows(y, self.target_width, "y")
+        if targets.shape != (len(inputs), self.target_width):
+            raise ValueError(f"y has shape {targets.shape}, expected {(len(inputs), self.target_width)}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise DataError(f"a batch has weight {weight}, expected a finite number >= 0")
+        step = max(1, _CHUNK_BYTES // (8 * (self.width + self.target_width)))
+        for start in range(0, len(inputs), step):
+            self._add(inputs[start : start + step], targets[start : start + step], float(weight))
+
+    def _add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], weight: float) -> None:
+        np.maximum(self.absmax, np.maximum(x.max(axis=0), -x.min(axis=0).astype(np.float64)), out=self.absmax)
+        self.rows += len(x)
+        if weight == 0:
+            return
+        mean, target_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+        deviation, pull = self._join_mean(weight * len(x), mean, target_mean)
+        # The shift between the old mean and that of these rows is one more row of deviations.
+        rows = np.empty((len(x) + 1, self.width))
+        np.subtract(x, mean, out=rows[:-1])
+        target_rows = np.empty((len(x) + 1, self.target_width))
+        np.subtract(y, target_mean, out=target_rows[:-1])
+        if weight != 1:
+            rows[:-1] *= np.sqrt(weight)
+            target_rows[:-1] *= np.sqrt(weight)
+        rows[-1], target_rows[-1] = deviation, pull
+        # The transpose of row-major rows is column-major: BLAS reads and writes without a copy.
+        self._xx = dsyrk(1.0, rows.T, beta=1.0, c=self._xx, lower=1, overwrite_c=1)
+        self._xy += rows.T @ target_rows
+        self._yy += np.einsum("nm,nm->m", target_rows, target_rows)
+
+    def _join_mean(self, count: float, mean: Array, target_mean: Array) -> tuple[Array, Array]:
+        """Moves the means to include `count` more rows; gives the row of deviations [d], [m] that the sums gain."""
+        shift, target_shift = mean - self.mean, target_mean - self.target_mean
+        before, self.count = self.count, self.count + count
+        share = count / self.count
+        self.mean = self.mean + share * shift
+        self.target_mean = self.target_mean + share * target_shift
+        scale = np.sqrt(before * share)
+        return scale * shift, scale * target_shift
+
+    def merge(self, other: Gram) -> None:
+        """Adds the rows of another Gram, of other data and the same widths.
+
+        Raises:
+            ValueError: the widths differ.
+        """
+        if (self.width, self.target_width) != (other.width, other.target_width):
+            ours, theirs = (self.width, self.target_width), (other.width, other.target_width)
+            raise ValueError(f"cannot merge Grams of widths {ours} and {theirs}")
+        np.maximum(self.absmax, other.absmax, out=self.absmax)
+        self.rows += other.rows
+        if other.count == 0:
+            return
+        deviation, pull = self._join_mean(other.count, other.mean, other.target_mean)
+        self._xx += other._xx
+        self._xx = dsyrk(1.0, deviation[:, None], beta=1.0, c=self._xx, lower=1, overwrite_c=1)
+        self._xy += other._xy + np.outer(deviation, pull)
+        self._yy += other._yy + pull**2
+
+    @property
+    def xx(self) -> Array:
+        """[d, d] sum of x x^T, a new array."""
+        return self._square(self.count)
+
+    @property
+    def xy(self) -> Array:
+        """[d, m] sum of x y^T."""
+        return self._xy + self.count * np.outer(self.mean, self.target_mean)
+
+    @property
+    def yy(self) -> Array:
+        """[m] sum of y^2."""
+        return self._yy + self.count * self.target_mean**2
+
+    @property
+    def diagonal(self) -> Array:
+        """[d] sum of x^2: the diagonal of `xx` without the rest."""
+        return self._xx.diagonal() + self.count * self.mean**2
+
+    @property
+    def variance(self) -> Array:
+        """[d] weighted variance of x, 0 without rows."""
+        return self._xx.diagonal() / (self.count or 1.0)
+
+    def raw(self) -> Moments:
+        """The moments about zero."""
+        return Moments(self.count, self.xx, self.xy, self.yy)
+
+    def centered(self) -> Moments:
+        """The moments about the means: sums of (x - mean)(x - mean)^T, and so on."""
+        return Moments(self.count, self._square(0.0), self._xy.copy(), self._yy.copy())
+
+    def _square(self, mean_weight: float) -> Array:
+        """The symmetric matrix whose lower triangle is kept (the upper one is zero), plus the share of the means."""
+        full: Array = self._xx + self._xx.T
+        np.fill_diagonal(full, self._xx.diagonal())
+        if mean_weight:
+            full += np.outer(mean_weight * self.mean, self.mean)
+        return full
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything, as arrays that can be saved; `from_state` takes them back."""
+        return {
+            "rows": np.asarray(self.rows),
+            "count": np.asarray(self.count),
+            "mean": self.mean.copy(),
+            "target_mean": self.target_mean.copy(),
+            "absmax": self.absmax.copy(),
+            "xx": self._square(0.0),
+            "xy": self._xy.copy(),
+            "yy": self._yy.copy(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, npt.NDArray[Any]]) -> Gram:
+        """The Gram that gave this `state`.
+
+        Raises:
+            DataError: an array is missing or has not the shape it should have.
+        """
+        try:
+            mean, target_mean = np.asarray(state["mean"]), np.asarray(state["target_mean"])
+            gram = cls(mean.size, target_mean.size)
+            gram.rows, gram.count = int(state["rows"]), float(state["count"])
+            gram.mean[:], gram.target_mean[:], gram.absmax[:] = mean, target_mean, state["absmax"]
+            gram._xx[:], gram._xy[:], gram._yy[:] = np.tril(state["xx"]), state["xy"], state["yy"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"these are not the arrays of a Gram: {error}", hint="capture it again") from error
+        return gram
+
+
+def _rows(values: npt.ArrayLike, width: int, name: str) -> npt.NDArray[Any]:
+    """The values as finite rows [n, width] of a real dtype."""
+    rows = np.asarray(values)
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{name} has shape {rows.shape}, expected (n, {width})")
+    check_finite(rows, name)
+    return rows

@@ -1,0 +1,184 @@
+"""Grams: the same moments as all rows at once, in whatever order, batches and merges the rows come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.calib import gram as gram_module
+from secateur.calib.gram import Gram
+from secateur.ir.errors import DataError
+
+
+def assert_same(one: Gram, other: Gram, scale: float = 1.0) -> None:
+    assert one.rows == other.rows
+    assert one.count == pytest.approx(other.count)
+    for name in ("mean", "target_mean", "absmax"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-10, atol=1e-12 * scale)
+    for a, b in ((one.centered(), other.centered()), (one.raw(), other.raw())):
+        for name in ("xx", "xy", "yy"):
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-9 * scale**2)
+
+
+def test_moments_are_those_of_the_rows() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal([3, -3, 0, 1], 2, (50, 4)), random.normal(-1, 1, (50, 3))
+    gram = Gram(4, 3)
+    gram.update(x, y)
+    cx, cy = x - x.mean(0), y - y.mean(0)
+    np.testing.assert_allclose(gram.xx, x.T @ x)
+    np.testing.assert_allclose(gram.xy, x.T @ y)
+    np.testing.assert_allclose(gram.yy, (y**2).sum(0))
+    np.testing.assert_allclose(gram.diagonal, (x**2).sum(0))
+    np.testing.assert_allclose(gram.variance, x.var(0))
+    np.testing.assert_allclose(gram.absmax, np.abs(x).max(0))
+    centered = gram.centered()
+    assert centered.count == gram.count == gram.rows == 50
+    np.testing.assert_allclose(centered.xx, cx.T @ cx)
+    np.testing.assert_allclose(centered.xy, cx.T @ cy)
+    np.testing.assert_allclose(centered.yy, (cy**2).sum(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(0, 6), min_size=1, max_size=6),
+    weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=6, max_size=6),
+    shards=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+)
+def test_order_batches_and_merges_do_not_matter(
+    seed: int, sizes: list[int], weights: list[float], shards: list[int]
+) -> None:
+    random = np.random.default_rng(seed)
+    offset = random.normal(0, 5, 3)
+    parts = [
+        (random.normal(size=(size, 3)) + offset, random.normal(size=(size, 2)), weight)
+        for size, weight in zip(sizes, weights, strict=False)
+    ]
+    straight, shuffled = Gram(3, 2), Gram(3, 2)
+    for x, y, weight in parts:
+        straight.update(x, y, weight)
+    trees = [Gram(3, 2) for _ in range(3)]
+    for index in random.permutation(len(parts)):
+        x, y, weight = parts[index]
+        for row in random.permutation(len(x)):
+            trees[shards[index]].update(x[row : row + 1], y[row : row + 1], weight)
+    # (a + b) + c
+    trees[0].merge(trees[1])
+    trees[0].merge(trees[2])
+    shuffled.merge(trees[0])
+    assert_same(straight, shuffled, scale=10.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_merging_is_associative_and_commutative(seed: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def fresh() -> list[Gram]:
+        grams = [Gram(3, 1) for _ in range(3)]
+        for index, gram in enumerate(grams):
+            rows = np.random.default_rng([seed, index]).normal(index, 1, (int(sizes[index]), 4))
+            gram.update(rows[:, :3], rows[:, 3:])
+        return grams
+
+    sizes = random.integers(0, 6, 3)
+    a, b, c = fresh()
+    a.merge(b)
+    a.merge(c)
+    d, e, f = fresh()
+    f.merge(e)
+    f.merge(d)
+    assert_same(a, f, scale=3.0)
+
+
+def test_a_weight_is_a_number_of_repetitions() -> None:
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(5, 3)), random.normal(size=(5, 2))
+    weighted, repeated = Gram(3, 2), Gram(3, 2)
+    weighted.update(x, y, 3.0)
+    repeated.update(np.repeat(x, 3, axis=0), np.repeat(y, 3, axis=0))
+    weighted.rows = repeated.rows
+    assert_same(weighted, repeated)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8, np.uint8, np.bool_])
+def test_low_precision_inputs_lose_nothing(dtype: Any) -> None:
+    x = np.random.default_rng(2).uniform(0, 100, (4000, 3)).astype(dtype)
+    gram = Gram(3)
+    gram.update(x)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(gram.xx, exact.T @ exact, rtol=1e-13)
+    np.testing.assert_allclose(gram.absmax, np.abs(exact).max(0))
+
+
+def test_inputs_far_from_zero_keep_their_variance() -> None:
+    x = 1e6 + np.random.default_rng(3).normal(size=(3000, 2))
+    gram = Gram(2)
+    for part in np.array_split(x, 7):
+        gram.update(part)
+    deviations = x - x.mean(0)
+    np.testing.assert_allclose(gram.centered().xx, deviations.T @ deviations, rtol=1e-9, atol=1e-6)
+
+
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    x, y = random.normal(size=(100, 5)), random.normal(size=(100, 2))
+    whole, chunked = Gram(5, 2), Gram(5, 2)
+    whole.update(x, y)
+    monkeypatch.setattr(gram_module, "_CHUNK_BYTES", 7 * 8 * 3)
+    chunked.update(x, y)
+    assert_same(whole, chunked)
+
+
+def test_state_round_trips() -> None:
+    gram = Gram(3, 2)
+    gram.update(np.random.default_rng(5).normal(size=(9, 3)), np.ones((9, 2)), 0.3)
+    restored = Gram.from_state(gram.state())
+    assert_same(gram, restored)
+    for one in (gram, restored):
+        one.update(np.ones((2, 3)), np.zeros((2, 2)))
+    assert_same(gram, restored)
+    with pytest.raises(DataError, match="not the arrays of a Gram"):
+        Gram.from_state({**gram.state(), "xx": np.zeros((2, 2, 2))})
+    with pytest.raises(DataError, match="absmax"):
+        Gram.from_state({name: array for name, array in gram.state().items() if name != "absmax"})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_leave_the_gram_as_it_was(value: float) -> None:
+    gram = Gram(2, 1)
+    gram.update(np.ones((4, 2)), np.ones((4, 1)))
+    before = gram.state()
+    bad = np.ones((4, 2))
+    bad[3, 1] = value
+    with pytest.raises(DataError, match="x has 1 of 8"):
+        gram.update(bad, np.ones((4, 1)))
+    with pytest.raises(DataError, match="y has 1 of 4"):
+        gram.update(np.ones((4, 2)), bad[:, 1:])
+    with pytest.raises(DataError, match="weight"):
+        gram.update(np.ones((4, 2)), np.ones((4, 1)), value)
+    assert all(np.array_equal(before[name], array) for name, array in gram.state().items())
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    gram = Gram(2, 1)
+    for x, y in ((np.ones((3, 3)), np.ones((3, 1))), (np.ones((3, 2)), np.ones((4, 1))), (np.ones((3, 2)), None)):
+        with pytest.raises(ValueError, match="shape"):
+            gram.update(x, y)
+    with pytest.raises(ValueError, match="cannot merge"):
+        gram.merge(Gram(2))
+    with pytest.raises(ValueError, match="width >= 1"):
+        Gram(0)
+
+
+def test_no_rows_are_no_moments() -> None:
+    gram = Gram(2, 1)
+    gram.update(np.zeros((0, 2)), np.zeros((0, 1)))
+    gram.merge(Gram(2, 1))
+    assert gram.rows == gram.count == 0
+    assert not gram.xx.any() and not gram.centered().xx.any() and not gram.variance.any()
