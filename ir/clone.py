@@ -28,12 +28,14 @@ def _clone(graph: Graph, known: dict[Value, Value]) -> Graph:
             copy.add_value(known[value])
     copy.set_interface(inputs=[known[value] for value in graph.inputs])
     for op in graph.ops():
-        copy.add_op(_clone_op(op, known))
+        copy.add_op(clone_op(op, known))
     copy.set_interface(outputs=[known.get(value, value) for value in graph.outputs])
     return copy
 
 
-def _clone_op(op: Op, known: dict[Value, Value]) -> Op:
+def clone_op(op: Op, known: dict[Value, Value]) -> Op:
+    """A copy that belongs to no graph yet: values as `known` maps them (itself where it doesn't), bodies cloned."""
+
     def mapped(values: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
         return tuple(None if value is None else known.get(value, value) for value in values)
 

@@ -1,0 +1,221 @@
+"""Block by block through a model: what enters the block whose turn it is, and nothing else, is kept for all batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from secateur.calib.batches import Batch, Source
+from secateur.calib.capture import DEFAULTS, Accumulator, CaptureOptions, Key, PairAccumulator, PairedStream, Part, fold
+from secateur.calib.runner import RunnerFactory
+from secateur.ir import Graph, Op, Value
+from secateur.ir.errors import GraphError
+from secateur.ir.extract import extract
+
+if TYPE_CHECKING:
+    from secateur.ir.blocks import Block
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A block on its turn. Everything may be asked for any number of times, before and after the block is changed.
+
+    Attributes:
+        block: as it was at the outset.
+        index: which it is, from 0.
+        current: the block in the model as it is now, fed with what the changed blocks before it give.
+        dense: the block in the model as it was, fed with what that gives; `current` where there is only one model.
+    """
+
+    block: Block
+    index: int
+    current: Part
+    dense: Part
+    runner_factory: RunnerFactory
+    options: CaptureOptions
+
+    def capture(self, watchers: Mapping[str, Sequence[Accumulator]]) -> None:
+        """Updates the statistics of values inside the block, of the current model, by name."""
+        fold([self.current], {(name,): found for name, found in watchers.items()}, self.runner_factory, self.options)
+
+    def capture_pairs(self, watchers: Mapping[tuple[str, str], Sequence[PairAccumulator]]) -> None:
+        """The same of pairs, by (name of a value of the current model, name of a value of the dense model)."""
+        pairs: dict[Key, Sequence[Any]] = {(value, target): found for (value, target), found in watchers.items()}
+        fold([self.current, self.dense], pairs, self.runner_factory, self.options)
+
+    @property
+    def inputs(self) -> Source:
+        """What enters the block in the current model: arrays by name, the block's entry and what else it reads."""
+        return self.current.source
+
+    @property
+    def outputs(self) -> Source:
+        """What the block gives now for these inputs; computed anew, batch by batch, for each walk."""
+        return _Outputs(self.current, self.block.exit.name, self.runner_factory)
+
+    @property
+    def targets(self) -> Source:
+        """What the block gives in the dense model; likewise."""
+        return _Outputs(self.dense, self.block.exit.name, self.runner_factory)
+
+
+def capture_blocks(
+    graph: Graph | PairedStream,
+    source: Source,
+    runner_factory: RunnerFactory,
+    blocks: Sequence[Block],
+    visit: Callable[[Stage], None],
+    options: CaptureOptions = DEFAULTS,
+) -> None:
+    """Takes the blocks in their order, runs all batches up to each once, and hands it to `visit`.
+
+    `visit` may change what lies inside the block (of the current model): the blocks after it are fed by what it left.
+    Only what enters one block, and what later blocks read past it (a mask, say), is in memory, for all batches. With
+    two models the dense one is walked beside the current one: inputs from the compressed prefix, targets from the dense
+    one, which is the asymmetric reconstruction of Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks for
+    Classification and Detection", section 3.3. Make the dense one by `clone` before anything is changed.
+
+    Args:
+        graph: a whole model, or two.
+        source: what is fed to the model's inputs.
+        runner_factory: what runs the blocks.
+        blocks: of the (current) model, in topological order, no op in two of them; they need not cover it. Values at
+            which a block begins and ends keep their names throughout.
+        visit: called once for each block.
+        options: memory and progress.
+
+    Raises:
+        DataError: a batch does not fit the model, or something inside is NaN or infinite for it.
+        GraphError: the blocks are not in topological order, or a value that a later block reads is gone.
+    """
+    paired = graph if isinstance(graph, PairedStream) else PairedStream(graph, graph)
+    plan = _plan(paired.current, blocks)
+    current = _Stream(paired.current, source, runner_factory)
+    dense = current if paired.dense is paired.current else _Stream(paired.dense, source, runner_factory)
+    for index, (block, (needed, alive)) in enumerate(zip(blocks, plan, strict=True)):
+        for stream in (current,) if dense is current else (current, dense):
+            stream.advance(alive, f"entering block {index + 1} of {len(blocks)}", options)
+        parts = [Part(stream.graph, _Kept(stream, needed), tuple(needed)) for stream in (current, dense)]
+        visit(Stage(block, index, parts[0], parts[0] if dense is current else parts[1], runner_factory, options))
+
+
+def _plan(graph: Graph, blocks: Sequence[Block]) -> list[tuple[list[str], list[str]]]:
+    """For each block the values that it reads from outside, and those to keep while it has its turn, by name.
+
+    Kept is what this block or a later one reads and what is known by then: what no op of these blocks has a part in.
+    """
+    varying = _varying(graph)
+    turn: dict[Op, int] = {op: index for index, block in enumerate(blocks) for op in block.ops}
+    if len(turn) != sum(len(block.ops) for block in blocks):
+        raise GraphError("an op lies in two blocks", hint="give blocks that do not overlap")
+    after: dict[Op, int] = {}
+    for op in graph.ops():
+        read = (graph.producer(value) for value in _reads(graph, op, varying))
+        after[op] = max([turn.get(op, -1) + 1, *(after[maker] for maker in read if maker is not None)])
+
+    def known_from(value: Value) -> int:
+        maker = graph.producer(value)
+        return 0 if maker is None else after[maker]
+
+    needed = [_entries(graph, block, varying) for block in blocks]
+    for index, values in enumerate(needed):
+        for value in values:
+            if known_from(value) > index:
+                raise GraphError(
+                    f"block {index} reads {value.name!r}, which depends on block {known_from(value) - 1}",
+                    hint="give the blocks in topological order",
+                )
+    last = {value: index for index, values in enumerate(needed) for value in values}
+    alive: list[list[str]] = [[] for _ in blocks]
+    for value, until in last.items():
+        for index in range(known_from(value), until + 1):
+            alive[index].append(value.name)
+    return [([value.name for value in values], kept) for values, kept in zip(needed, alive, strict=True)]
+
+
+def _varying(graph: Graph) -> set[Value]:
+    """The values that depend on what the model is fed; others are computed anew from constants wherever needed."""
+    found = {value for value in graph.inputs if value.const is None}
+    for op in graph.ops():
+        if any(node in found for node in graph.nx.pred[op]):
+            found.update(value for value in op.outputs if value is not None)
+    return found
+
+
+def _entries(graph: Graph, block: Block, varying: set[Value]) -> list[Value]:
+    """The entry of a block, and what else its ops read that is neither made by them nor constant."""
+    inside = set(block.ops)
+    found = {block.entry: None} if block.entry in varying else {}
+    for op in block.ops:
+        found.update((value, None) for value in _reads(graph, op, varying) if graph.producer(value) not in inside)
+    return list(found)
+
+
+def _reads(graph: Graph, op: Op, varying: set[Value]) -> Iterator[Value]:
+    return (node for node in graph.nx.pred[op] if isinstance(node, Value) and node in varying)
+
+
+class _Stream:
+    """The values that are alive at one place in one model, for every batch."""
+
+    def __init__(self, graph: Graph, source: Source, runner_factory: RunnerFactory) -> None:
+        self.graph = graph
+        self.name = source.name
+        self.batches: list[Batch] = []
+        self.count = 0
+        self._given = Part(graph, source)
+        self._runner_factory = runner_factory
+
+    def advance(self, names: Sequence[str], doing: str, options: CaptureOptions) -> None:
+        """Replaces what is kept by the values `names`, computed from it and from the model's inputs, batch by batch."""
+        held = set(self.batches[0].feeds) if self.batches else set()
+        given = {value.name for value in self.graph.inputs}
+        missing = [name for name in names if name not in held | given]
+        inputs = self._needed(held | given, missing)
+        with self._runner_factory(self.graph, inputs=inputs, outputs=missing) if missing else nullcontext() as runner:
+            for at, (_, batch) in enumerate(self._given.walk()):
+                feeds = {**batch.feeds, **(self.batches[at].feeds if at < len(self.batches) else {})}
+                if runner is not None:
+                    feeds.update(runner.run({name: feeds[name] for name in inputs if name in feeds}))
+                self.batches[at : at + 1] = [Batch({name: feeds[name] for name in names}, batch.weight)]
+                if options.progress:
+                    options.progress(doing, at + 1, self.count)
+        self.count = len(self.batches)
+
+    def _needed(self, available: Iterable[str], outputs: Sequence[str]) -> list[str]:
+        part = extract(self.graph, sorted(available), outputs)
+        return [value.name for value in part.inputs if part.is_used(value)]
+
+
+class _Kept:
+    """Some of the values that a stream keeps, as a source."""
+
+    def __init__(self, stream: _Stream, names: Sequence[str]) -> None:
+        self.name = stream.name
+        self._batches = stream.batches
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            yield Batch({name: batch.feeds[name] for name in self._names}, batch.weight)
+
+
+class _Outputs:
+    """What a part gives for each of its batches, as a source."""
+
+    def __init__(self, part: Part, name: str, runner_factory: RunnerFactory) -> None:
+        self.name = part.source.name
+        self._part = part
+        self._value = name
+        self._runner_factory = runner_factory
+
+    def __iter__(self) -> Iterator[Batch]:
+        part = self._part
+        with self._runner_factory(part.graph, inputs=part.inputs, outputs=[self._value]) as runner:
+            for _, batch in part.walk():
+                yield Batch(runner.run(batch.feeds), batch.weight)
