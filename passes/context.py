@@ -1,0 +1,84 @@
+"""What a pass is handed beside the graph: facts, a runtime, data, and where to write down what it did."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from secateur.calib.batches import Batch
+from secateur.calib.runner import RunnerFactory
+from secateur.ir import Graph, Op
+from secateur.ir.errors import BackendError, DataError
+from secateur.passes.facts import Facts
+from secateur.passes.manifest import Manifest
+from secateur.passes.report import Entry
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+Fuel: TypeAlias = Callable[[str, Op], bool]
+
+
+def silent(description: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def unlimited(rule: str, op: Op) -> bool:
+    """Allows every rewrite."""
+    return True
+
+
+@dataclass
+class Context:
+    """What the user has (runner, source, seed) and what the manager keeps (facts, report, manifest) for one pass."""
+
+    facts: Facts = field(default_factory=lambda: Facts(Graph()))
+    runner: RunnerFactory | None = None
+    """Runs the graph, or a part of it."""
+    source: Iterable[Batch] | None = None
+    """Calibration data; every walk over it gives the same batches."""
+    seed: int = 0
+    report: Entry = field(default_factory=lambda: Entry(""))
+    manifest: Manifest = field(default_factory=Manifest)
+    progress: Progress = silent
+    """Told `(description, done, total)` as the work goes on."""
+    fuel: Fuel = unlimited
+    """Asked before every rewrite: `(rule, op)`. Bisecting, counting and logging are handlers of this one question."""
+
+    def row(self, **columns: object) -> None:
+        """Adds a line to this pass's table in the report."""
+        self.report.row(**columns)
+
+    def note(self, text: str) -> None:
+        """Adds a remark to this pass's entry in the report."""
+        self.report.note(text)
+
+    def allow(self, rule: str, op: Op) -> bool:
+        """Whether this rewrite may happen; a pass asks before each, with a word for the kind of rewrite."""
+        return self.fuel(rule, op)
+
+    def random(self, label: str = "") -> np.random.Generator:
+        """A generator that depends on the run's seed and on `label` only, not on what ran before."""
+        return np.random.default_rng([self.seed, zlib.crc32(label.encode())])
+
+    def needed_runner(self, who: str) -> RunnerFactory:
+        """The runner, for a pass that cannot do without one.
+
+        Raises:
+            BackendError: none was handed in.
+        """
+        if self.runner is None:
+            raise BackendError(f"{who} runs the model, but no runtime was given", hint="pip install 'secateur[run]'")
+        return self.runner
+
+    def needed_source(self, who: str) -> Iterable[Batch]:
+        """The calibration data, for a pass that cannot do without it.
+
+        Raises:
+            DataError: none was handed in.
+        """
+        if self.source is None:
+            raise DataError(f"{who} needs calibration data, but none was given", hint="give a few dozen typical inputs")
+        return self.source
