@@ -1,1 +1,1 @@
-"""Secateur."""
+"""Structured pruning: whole channels go, with everything that reads or makes them."""

@@ -1,0 +1,164 @@
+"""What calibration says of layers that are to change: moments of what they read and of what they should give.
+
+Two streams, as He et al. (2017, section 3.2) take whole models: inputs come from the model as it is pruned so far,
+targets from the dense one. Where a layer's output is added to a shortcut that has drifted, the target makes up for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calib.gram import Gram, Moments
+from secateur.calib.patches import ConvGeometry, Positions, iterate_patches, output_rows, sample_positions
+from secateur.calib.solvers.least_squares import intercept, residual
+from secateur.ir.graph import Graph
+from secateur.ir.node import Value
+from secateur.ir.rules.weights import WeightUse
+from secateur.passes.context import Context
+
+Array: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.int64]
+
+HELD_OUT = 5
+"""One sample in this many is not fitted on, but judges the fit."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Moments of a layer's inputs [rows, columns] and targets [rows, outputs], bias included.
+
+    Coefficients are [columns, outputs], the transpose of a layer's matrix.
+    """
+
+    fit: Gram
+    held_out: Gram
+
+    def moments(self, with_bias: bool) -> Moments:
+        """What a fit is made from: about the means where a bias takes those up, about zero where there is none."""
+        return self.fit.centered() if with_bias else self.fit.raw()
+
+    def bias(self, coefficients: Array, columns: Indices | None = None) -> Array:
+        """The bias [outputs] with which the mean output of the fitted samples is that of the targets."""
+        return intercept(coefficients, self.fit.mean, self.fit.target_mean, columns)
+
+    def error(self, coefficients: Array, bias: Array | None, columns: Indices | None = None) -> float:
+        """1 - R² on the held-out samples (on the fitted ones where none were held out)."""
+        gram = self.held_out if self.held_out.count else self.fit
+        centered, used = gram.centered(), slice(None) if columns is None else columns
+        # The squared error splits into that of the centred outputs and that of the means.
+        offset = gram.target_mean - gram.mean[used] @ coefficients - (0.0 if bias is None else bias)
+        squared = residual(centered.xx, centered.xy, centered.yy, columns, coefficients)
+        squared += gram.count * float(offset @ offset)
+        variance = float(np.sum(centered.yy))
+        return squared / variance if variance > 0 else float(squared > 0)
+
+    def best(
+        self, candidates: Sequence[tuple[Array, Array | None]], columns: Indices | None = None
+    ) -> tuple[Array, Array | None, float]:
+        """The candidate (coefficients, bias) of the smallest error, and that error; of equals the first."""
+        errors = [self.error(coefficients, bias, columns) for coefficients, bias in candidates]
+        chosen = int(np.argmin(errors))
+        return *candidates[chosen], errors[chosen]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """`target = dense[total] - present[shortcut]`; without a shortcut, the dense output itself."""
+
+    total: str
+    shortcut: str | None
+
+
+def unsupported(use: WeightUse) -> str | None:
+    """Why no moments can be gathered for this layer; None where they can."""
+    return f"{use.op} is a transposed convolution, whose inputs are not gathered yet" if use.is_transposed else None
+
+
+def gather(present: Graph, dense: Graph, uses: Sequence[WeightUse], context: Context, positions: int) -> list[Evidence]:
+    """Runs both models over the calibration data once, and gathers moments for each layer.
+
+    Args:
+        present: the model as it is now; gives inputs and shortcuts.
+        dense: the model as it was; values have the same names.
+        uses: layers of `present`.
+        context: runner, data and seed.
+        positions: output positions to sample of each image (0 takes all); the same for inputs and targets.
+
+    Raises:
+        DataError: a value is NaN or infinite, or there is no data.
+        BackendError: no runtime was given.
+    """
+    factory, source = context.needed_runner("gathering moments"), context.needed_source("gathering moments")
+    targets = [_target(present, use) for use in uses]
+    grams = [Evidence(_gram(use), _gram(use)) for use in uses]
+    names = {use.data.name for use in uses}
+    names.update(target.shortcut for target in targets if target.shortcut is not None)
+    with ExitStack() as stack:
+        now = stack.enter_context(factory(present, outputs=sorted(names)))
+        then = stack.enter_context(factory(dense, outputs=sorted({target.total for target in targets})))
+        seen = 0
+        for index, batch in enumerate(source):
+            inputs, outputs = now.run(batch.feeds), then.run(batch.feeds)
+            samples = 0
+            for use, target, evidence in zip(uses, targets, grams, strict=True):
+                wanted = outputs[target.total]
+                if target.shortcut is not None:
+                    wanted = wanted - inputs[target.shortcut]
+                read = inputs[use.data.name]
+                samples = len(read)
+                for held_out, gram in ((False, evidence.fit), (True, evidence.held_out)):
+                    chosen = (np.arange(seen, seen + samples) % HELD_OUT == HELD_OUT - 1) == held_out
+                    if chosen.any():
+                        rows = _Rows(use, positions, (context.seed, index, int(held_out)))
+                        rows.add(gram, read[chosen], wanted[chosen], batch.weight)
+            seen += samples
+    return grams
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Turns what a layer reads and gives into rows of a Gram."""
+
+    use: WeightUse
+    positions: int
+    seed: tuple[int, ...]
+
+    def add(self, gram: Gram, read: NDArray[Any], wanted: NDArray[Any], weight: float) -> None:
+        if len(self.use.tensor.shape) == 2:
+            x = np.moveaxis(read, self.use.data_axis, -1)
+            y = np.moveaxis(wanted, self.use.output_axis, -1)
+            gram.update(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), weight)
+            return
+        geometry = ConvGeometry.of(
+            self.use.tensor.shape, {name: one.value for name, one in self.use.op.attributes.items()}
+        )
+        chosen: Positions | None = None
+        if self.positions:
+            chosen = sample_positions(len(read), wanted.shape[2:], self.positions, self.seed)
+        targets = output_rows(wanted, chosen)
+        for rows, chunk in iterate_patches(read, geometry, chosen):
+            gram.update(chunk[0], targets[rows], weight)
+
+
+def _gram(use: WeightUse) -> Gram:
+    return Gram(math.prod(use.tensor.shape) // use.outputs, use.outputs)
+
+
+def _target(graph: Graph, use: WeightUse) -> _Target:
+    """Where the layer's output has one reader, which adds it to a tensor of the same kind, that is a shortcut."""
+    made = use.op.output
+    readers = graph.uses(made)
+    if len(readers) == 1 and made not in graph.outputs:
+        op, port = readers[0]
+        if op.key == ("", "Add"):
+            other: Value | None = op.inputs[1 - port]
+            if other is not None and graph.constant(other) is None:
+                return _Target(op.output.name, other.name)
+    return _Target(made.name, None)
