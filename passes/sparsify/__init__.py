@@ -1,1 +1,1 @@
-"""Secateur."""
+"""Sparsity inside weights: zeros in a pattern that hardware can skip, shapes as they were."""
