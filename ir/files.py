@@ -25,7 +25,7 @@ def write_atomically(*targets: str | os.PathLike[str]) -> Iterator[tuple[Path, .
     token = f".{os.getpid()}-{secrets.token_hex(4)}.partial"
     temporaries = [path.with_name(path.name + token) for path in paths]
     for path in paths:
-        _check_writable(path)
+        check_writable(path)
     try:
         yield tuple(temporaries)
         for temporary, path in zip(temporaries, paths, strict=True):
@@ -40,7 +40,12 @@ def write_atomically(*targets: str | os.PathLike[str]) -> Iterator[tuple[Path, .
             temporary.unlink(missing_ok=True)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Passes when a file can be written at `path`, as far as can be told before: worth asking before long work.
+
+    Raises:
+        OutputError: it is a folder or no regular file, or its folder is missing or not writable.
+    """
     folder = path.parent
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder", hint="name a file")
