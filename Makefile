@@ -1,0 +1,53 @@
+# Two commands do everything on a machine that has nothing but Python 3.11 or later:
+#   make demo    compress a trained network, from dense to a TensorRT-RTX engine, and print what each step cost
+#   make test    build the wheel, install it, run the tests on it
+# Each makes its own virtual environment. `make check` runs the linters and type checks of the gate.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+DEMO := .venv-demo
+TEST := .venv-test
+# What the tests are installed with; add torch to run those that export PyTorch modules.
+EXTRAS ?= dev,tensorrt-rtx
+# More for pip: a pinned build of something, say.
+WITH ?=
+TESTS ?= tests
+PYTEST_OPTIONS ?= -n auto
+
+.PHONY: demo test check bench clean
+
+demo: $(DEMO)/done
+	$(DEMO)/bin/python examples/fashion_mnist/demo.py --output demo-output
+
+test: wheel
+	$(TEST)/bin/python -m pytest $(PYTEST_OPTIONS) $(TESTS)
+
+check: wheel
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	cd $(TEST) && bin/mypy --config-file ../pyproject.toml -p secateur
+
+bench: wheel
+	$(TEST)/bin/python benchmarks/ir.py
+
+.PHONY: wheel
+wheel: $(TEST)/done
+	rm -rf build dist
+	$(TEST)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(TEST)/bin/python -m pip install --quiet --no-deps --force-reinstall dist/secateur-*.whl
+
+$(DEMO)/done: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --upgrade pip
+	$(DEMO)/bin/python -m pip install --quiet -e '.[run]'
+	$(DEMO)/bin/python -m pip install --quiet -e '.[tensorrt-rtx]' || \
+		echo "TensorRT-RTX is not to be had for this platform: the demo goes on without an engine"
+	touch $@
+
+$(TEST)/done: pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python -m pip install --quiet --upgrade pip
+	$(TEST)/bin/python -m pip install --quiet $(WITH) '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf build dist demo-output $(DEMO) $(TEST) *.egg-info
