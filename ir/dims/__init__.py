@@ -1,0 +1,1 @@
+"""Dimensions: for every axis of every value, which indices must go together."""

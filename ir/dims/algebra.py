@@ -1,0 +1,364 @@
+"""The algebra of axes: dimensions that are equal, products of others, or sums of others.
+
+A *dimension* is a set of indices that live or die one by one. An axis has a *layout*: the factors of a product,
+outermost first; none at all for an axis of size one. Saying that two layouts are the same (`unify`) refines both to
+what they have in common: a reshape of 768 to 12 x 64 splits a dimension into a product, a concatenation into a sum.
+Dimensions are merged by union-find, so that everything said before holds for the refined parts too.
+
+What cannot be expressed is pinned with the reason: its indices must stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
+
+
+class Dim:
+    """A dimension of `size` indices; None where the size is not known before run time (never removable then).
+
+    It is a leaf, or a product of factors (outermost first), or a sum of terms (in order). `find` gives the one that
+    stands for it now. `origin` says where it was first met.
+    """
+
+    __slots__ = ("_inexact", "_pin", "_same", "factors", "origin", "size", "terms")
+
+    def __init__(self, size: int | None, origin: str = "") -> None:
+        self.size = size
+        self.origin = origin
+        self.factors: tuple[Dim, ...] = ()
+        self.terms: tuple[Dim, ...] = ()
+        self._same: Dim | None = None
+        self._pin: str | None = None
+        self._inexact: str | None = None
+
+    @property
+    def pin(self) -> str | None:
+        """Why no index of it may go; None where they may."""
+        root = find(self)
+        return "its size is not known before run time" if root.size is None and not root._pin else root._pin
+
+    @property
+    def inexact(self) -> str | None:
+        """Why removing an index is more than masking it; None where it is not."""
+        return find(self)._inexact
+
+    @property
+    def is_leaf(self) -> bool:
+        """True where it is neither a product nor a sum."""
+        return not self.factors and not self.terms
+
+    def __repr__(self) -> str:
+        root = find(self)
+        if root.factors:
+            return "·".join(map(repr, root.factors))
+        if root.terms:
+            return f"({' + '.join(map(repr, root.terms))})"
+        return f"{'?' if root.size is None else root.size}"
+
+
+Layout: TypeAlias = tuple[Dim, ...]
+
+_ONLY = "nothing of the axis would be left"
+
+
+def find(dim: Dim) -> Dim:
+    """The dimension that stands for `dim` after all that was unified."""
+    root = dim
+    while root._same is not None:
+        root = root._same
+    while dim is not root:
+        dim._same, dim = root, dim._same
+    return root
+
+
+def expand(layout: Iterable[Dim]) -> list[Dim]:
+    """The factors of a layout down to leaves and sums, outermost first."""
+    found: list[Dim] = []
+    for dim in map(find, layout):
+        if dim.factors:
+            found.extend(expand(dim.factors))
+        else:
+            found.append(dim)
+    return found
+
+
+def leaves(layout: Iterable[Dim]) -> Iterator[Dim]:
+    """Every leaf in a layout, those of sums included, each as often as it occurs."""
+    for dim in map(find, layout):
+        if dim.is_leaf:
+            yield dim
+        else:
+            yield from leaves(dim.factors or dim.terms)
+
+
+def size_of(layout: Iterable[Dim]) -> int | None:
+    """The number of indices of an axis; None where a factor's is not known."""
+    total = 1
+    for dim in layout:
+        if dim.size is None:
+            return None
+        total *= dim.size
+    return total
+
+
+def pin(layout: Iterable[Dim], reason: str) -> None:
+    """No index of these dimensions may go. The first reason stays."""
+    for dim in map(find, layout):
+        if dim._pin is None:
+            dim._pin = reason
+            pin(dim.factors or dim.terms, reason)
+
+
+def mark_inexact(layout: Iterable[Dim], reason: str) -> None:
+    """Indices may go, but that is more than masking: a norm or a mean runs over them."""
+    for dim in map(find, layout):
+        if dim._inexact is None:
+            dim._inexact = reason
+            mark_inexact(dim.factors or dim.terms, reason)
+
+
+def unify(one: Iterable[Dim], other: Iterable[Dim]) -> None:
+    """The two layouts are the same axis, or the same run of axes; what does not fit together is pinned."""
+    a, b = expand(one), expand(other)
+    _match_unknown(a, b)
+    while a and b:
+        left, right = find(a[0]), find(b[0])
+        if left is right or left.size == right.size:
+            del a[0], b[0]
+            _merge(left, right)
+        elif left.size == 1 or right.size == 1:
+            pin([a.pop(0) if left.size == 1 else b.pop(0)], _ONLY)
+        elif left.size is None or right.size is None or not _split(left, right):
+            break
+        # Merging may have refined what is still to come.
+        a, b = expand(a), expand(b)
+    pin([dim for dim in (*a, *b) if dim.size == 1], _ONLY)
+    if rest := [dim for dim in (*a, *b) if dim.size != 1]:
+        pin(rest, f"cannot see {_text(expand(one))} as {_text(expand(other))}")
+
+
+def split_sum(layout: Iterable[Dim], sizes: Sequence[int]) -> list[Layout] | None:
+    """An axis as the parts that follow each other on it; None, and pinned, where it cannot be cut there.
+
+    A part of size one is a dimension of size one, a part of size zero the empty layout.
+    """
+    whole = as_one(layout)
+    ends = list(accumulate(sizes))
+    if whole.size != ends[-1] or not all(_cut(whole, end) for end in ends):
+        pin([whole], f"cannot cut {whole!r} into {' + '.join(map(str, sizes))}")
+        return None
+    parts: list[Layout] = []
+    terms, position = iter(_flat_terms(whole)), 0
+    for end in ends:
+        part: list[Dim] = []
+        while position < end:
+            part.append(next(terms))
+            position += part[-1].size or 0
+        parts.append((part[0],) if len(part) == 1 else (sum_of(part),) if part else ())
+    return parts
+
+
+def indices(layout: Iterable[Dim], kept: Mapping[Dim, Indices]) -> Indices:
+    """The indices of an axis that stay when of each leaf in `kept` these stay (sorted), and all of the others.
+
+    Raises:
+        ValueError: the size of a dimension is not known.
+    """
+    found = np.zeros(1, np.int64)
+    for dim in map(find, layout):
+        if dim.size is None:
+            raise ValueError(f"the size of {dim.origin or 'a dimension'} is not known")
+        found = (found[:, None] * dim.size + _inside(dim, kept)).reshape(-1)
+    return found
+
+
+def _inside(dim: Dim, kept: Mapping[Dim, Indices]) -> Indices:
+    if dim.factors:
+        return indices(dim.factors, kept)
+    if dim.terms:
+        starts = accumulate((find(term).size or 0 for term in dim.terms), initial=0)
+        return np.concatenate([start + _inside(find(term), kept) for start, term in zip(starts, dim.terms)])  # noqa: B905
+    assert dim.size is not None
+    return kept.get(dim, np.arange(dim.size))
+
+
+def _text(layout: Sequence[Dim]) -> str:
+    return " x ".join(map(repr, layout)) or "1"
+
+
+def _match_unknown(a: list[Dim], b: list[Dim]) -> None:
+    """Where sizes are unknown: strips what agrees at both ends; a single unknown left is the product of the others."""
+    if not any(dim.size is None for dim in (*a, *b)):
+        return
+    while a and b and _agree(find(a[0]), find(b[0])):
+        _merge(a.pop(0), b.pop(0))
+    while a and b:
+        left, right = find(a[-1]), find(b[-1])
+        if _agree(left, right):
+            _merge(a.pop(), b.pop())
+        elif left.size is None or right.size is None or not _split(left, right, innermost=True):
+            break
+        a[:], b[:] = expand(a), expand(b)
+    for lone, others in ((a, b), (b, a)):
+        first = find(lone[0]) if len(lone) == 1 < len(others) else None
+        if first is not None and first.size is None and first.is_leaf and first not in leaves(others):
+            _refine(first, factors=tuple(others))
+            lone.clear()
+            others.clear()
+
+
+def _agree(left: Dim, right: Dim) -> bool:
+    return left is right or (left.size is not None and left.size == right.size)
+
+
+def _refine(dim: Dim, *, factors: tuple[Dim, ...] = (), terms: tuple[Dim, ...] = ()) -> None:
+    """Makes a dimension a product or a sum; what was said of it holds for the parts."""
+    dim.factors, dim.terms = factors, terms
+    if dim._pin is not None:
+        pin(factors or terms, dim._pin)
+    if dim._inexact is not None:
+        mark_inexact(factors or terms, dim._inexact)
+
+
+def _merge(left: Dim, right: Dim) -> None:
+    """Two dimensions of one size are the same."""
+    left, right = find(left), find(right)
+    if left is right:
+        return
+    if right.is_leaf:
+        left, right = right, left
+    if left.is_leaf:
+        if left in leaves([right]):
+            pin([right], f"{right!r} would contain itself")
+        else:
+            _absorb(left, right)
+    elif left.factors and right.factors:
+        unify(left.factors, right.factors)
+        _absorb(left, right)
+    elif left.terms and right.terms:
+        _merge_sums(left, right)
+    else:
+        product, total = (left, right) if left.factors else (right, left)
+        if _factor_sum(total, size_of(product.factors[1:])):
+            unify(product.factors, total.factors)
+            _absorb(left, right)
+        else:
+            pin([left, right], f"cannot see {left!r} as {right!r}")
+
+
+def _merge_sums(left: Dim, right: Dim) -> None:
+    """Cuts both where either is cut, and merges term by term."""
+    for one, other in ((left, right), (right, left)):
+        ends = accumulate(term.size or 0 for term in _flat_terms(other))
+        if not all(_cut(one, end) for end in ends):
+            pin([left, right], f"cannot see {left!r} as {right!r}")
+            return
+    for one, other in zip(_flat_terms(left), _flat_terms(right), strict=True):
+        _merge(one, other)
+    if find(left) is not find(right):
+        _absorb(find(left), find(right))
+
+
+def _absorb(gone: Dim, kept: Dim) -> None:
+    """`gone` is `kept` from now on: a leaf, or something with the same parts."""
+    gone, kept = find(gone), find(kept)
+    if gone is kept:
+        return
+    gone._same = kept
+    kept.origin = kept.origin or gone.origin
+    if gone._pin is not None:
+        pin([kept], gone._pin)
+    if gone._inexact is not None:
+        mark_inexact([kept], gone._inexact)
+
+
+def _split(left: Dim, right: Dim, *, innermost: bool = False) -> bool:
+    """Makes the larger one a product whose outermost (or innermost) factor has the size of the smaller one."""
+    large, small = (left, right) if (left.size or 0) > (right.size or 0) else (right, left)
+    assert large.size is not None
+    assert small.size is not None
+    if small.size < 2 or large.size % small.size:
+        return False
+    outer, inner = small.size, large.size // small.size
+    if innermost:
+        outer, inner = inner, outer
+    if large.is_leaf:
+        _refine(large, factors=(Dim(outer, large.origin), Dim(inner, large.origin)))
+        return True
+    return bool(large.terms) and _factor_sum(large, inner)
+
+
+def _factor_sum(total: Dim, inner: int | None) -> bool:
+    """Makes a sum of terms, each a multiple of `inner`, the product of a smaller sum with a dimension of size `inner`.
+
+    All terms then share that dimension: one index of it is the same in every term.
+    """
+    terms = _flat_terms(total)
+    if not inner or any(term.size is None or term.size % inner for term in terms):
+        return False
+    shared = Dim(inner, total.origin)
+    counts = [Dim((term.size or 0) // inner, term.origin) for term in terms]
+    outer = Dim(sum(count.size or 0 for count in counts), total.origin)
+    outer.terms = tuple(counts)
+    for term, count in zip(terms, counts, strict=True):
+        unify([term], [count, shared])
+    _refine(total, factors=(outer, shared))
+    return True
+
+
+def as_one(layout: Iterable[Dim]) -> Dim:
+    """A layout as one dimension."""
+    factors = expand(layout)
+    if len(factors) == 1:
+        return factors[0]
+    whole = Dim(size_of(factors), factors[0].origin if factors else "")
+    whole.factors = tuple(factors)
+    return whole
+
+
+def sum_of(terms: Sequence[Dim]) -> Dim:
+    """Dimensions one after the other as one."""
+    total = Dim(sum(term.size or 0 for term in terms), terms[0].origin)
+    total.terms = tuple(terms)
+    return total
+
+
+def _flat_terms(dim: Dim) -> list[Dim]:
+    """The terms of a sum, those of sums inside it instead of them; the dimension itself where it is no sum."""
+    dim = find(dim)
+    return [flat for term in dim.terms for flat in _flat_terms(term)] if dim.terms else [dim]
+
+
+def _cut(dim: Dim, position: int) -> bool:
+    """Refines a dimension so that one of its flat terms ends at `position`, if that can be."""
+    start = 0
+    for term in _flat_terms(dim):
+        if term.size is None:
+            return False
+        if position <= start or position == start + term.size:
+            return True
+        if position < start + term.size:
+            return _cut_term(term, position - start)
+        start += term.size
+    return False
+
+
+def _cut_term(term: Dim, position: int) -> bool:
+    """Makes a leaf a sum of two, or a product a sum of products with a smaller outermost factor."""
+    assert term.size is not None
+    if term.is_leaf:
+        _refine(term, terms=(Dim(position, term.origin), Dim(term.size - position, term.origin)))
+        return True
+    outer, *inner = expand([term])
+    stride = size_of(inner)
+    if not stride or position % stride or not _cut(outer, position // stride):
+        return False
+    _refine(term, terms=tuple(as_one([count, *inner]) for count in _flat_terms(outer)))
+    return True

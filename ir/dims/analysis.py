@@ -1,0 +1,85 @@
+"""Every axis of every value as products and sums of dimensions, found in one walk over the ops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.ir.dims import rules as _rules
+from secateur.ir.dims.algebra import Dim, pin
+from secateur.ir.dims.axes import Axes, Layouts, Place, Unruly, Use, dims_rules
+from secateur.ir.node import Op, Value
+from secateur.ir.rules.known import Known
+
+_rules.load()
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What the analysis found: the layouts of all places, and the ops that no rule speaks of, with the reason."""
+
+    known: Known
+    layouts: dict[Place, Layouts]
+    boundaries: dict[Op, str]
+
+    def of(self, place: Place) -> Layouts:
+        """The layout of each axis of a value or of one use of a constant."""
+        return self.layouts[place]
+
+
+def dimensions(known: Known) -> Dimensions:
+    """Analyses a graph (bodies are boundaries). Linear in the number of ops."""
+    graph = known.graph
+    layouts: dict[Place, Layouts] = {}
+    symbols: dict[str, Dim] = {}
+    boundaries: dict[Op, str] = {}
+    for value in graph.inputs:
+        if graph.constant(value) is None:
+            _pin_value(known, value, layouts, symbols, f"{value.name!r} is an input of the model")
+    for op in graph.ops():
+        axes = Axes(known, op, layouts, symbols)
+        try:
+            if op.bodies():
+                raise Unruly(f"{op} has a body")
+            rule = dims_rules.get(op)
+            if rule is None:
+                raise Unruly(f"{op} has no rule for dimensions")
+            rule(axes)
+        except Unruly as reason:
+            boundaries[op] = str(reason)
+            _pin_op(axes, str(reason))
+        for made in op.outputs:
+            if made is not None and made not in layouts:
+                _pin_value(known, made, layouts, symbols, f"{op} says nothing of it")
+    for value in graph.outputs:
+        if value in layouts:
+            _pin_layouts(layouts[value], f"{value.name!r} is an output of the model")
+    return Dimensions(known, layouts, boundaries)
+
+
+def _pin_op(axes: Axes, reason: str) -> None:
+    """Pins all that an op reads, in its bodies too, and all that it makes."""
+    op, known = axes.op, axes.known
+    for port, value in enumerate(op.inputs):
+        if value is not None and known.rank(value) is not None:
+            _pin_layouts(axes.input(port), reason)
+    for value in known.graph.captures(op):
+        if value in axes._layouts:
+            _pin_layouts(axes._layouts[value], reason)
+    for value in op.outputs:
+        if value is not None:
+            _pin_value(known, value, axes._layouts, axes._symbols, reason)
+
+
+def _pin_value(known: Known, value: Value, layouts: dict[Place, Layouts], symbols: dict[str, Dim], reason: str) -> None:
+    if value not in layouts:
+        axes = Axes(known, Op("", (), ()), layouts, symbols)
+        layouts[value] = [] if known.rank(value) is None else axes.fresh(value)
+    _pin_layouts(layouts[value], reason)
+
+
+def _pin_layouts(layouts: Layouts, reason: str) -> None:
+    for layout in layouts:
+        pin(layout, reason)
+
+
+__all__ = ["Dimensions", "Use", "dimensions"]

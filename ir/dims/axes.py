@@ -1,0 +1,140 @@
+"""What a rule sees of one op: the layouts of its inputs, what it says of its outputs, and what it may state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.ir.dims.algebra import Dim, Layout, mark_inexact, pin, unify
+from secateur.ir.node import Op, Value
+from secateur.ir.rules.known import Known
+from secateur.ir.rules.table import RuleTable
+from secateur.ir.types import Dim as Size
+
+Layouts: TypeAlias = list[Layout]
+"""One layout for each axis of a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a constant: ops that share one may keep different parts of it."""
+
+    op: Op
+    port: int
+
+
+Place: TypeAlias = Value | Use
+"""What has axes: a value that is computed or fed, or one use of a constant."""
+
+
+class Unruly(Exception):
+    """A rule cannot speak of this op: the reason why all that it touches is pinned."""
+
+
+class Axes:
+    """One op in the eyes of its rule. Inputs have layouts; the rule gives the outputs theirs."""
+
+    def __init__(self, known: Known, op: Op, layouts: dict[Place, Layouts], symbols: dict[str, Dim]) -> None:
+        self.known = known
+        self.op = op
+        self._layouts = layouts
+        self._symbols = symbols
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute of the op."""
+        return self.op.attribute(name, default)
+
+    def place(self, port: int) -> Place | None:
+        """What is read at an input port; None where nothing is."""
+        value = self.op.input(port)
+        if value is None:
+            return None
+        return value if self.known.constant(value) is None else Use(self.op, port)
+
+    def has(self, port: int) -> bool:
+        """True where something is read at a port."""
+        return self.op.input(port) is not None
+
+    def input(self, port: int) -> Layouts:
+        """The layouts at an input port.
+
+        Raises:
+            Unruly: nothing is there, or its rank is not known.
+        """
+        place = self.place(port)
+        if place is None:
+            raise Unruly(f"{self.op} has nothing at input {port}")
+        if place not in self._layouts:
+            value = self.op.inputs[port]
+            assert value is not None
+            self._layouts[place] = self.fresh(value)
+        return self._layouts[place]
+
+    def fresh(self, value: Value) -> Layouts:
+        """New layouts of the sizes that are known of a value; sizes of one name are one dimension.
+
+        Raises:
+            Unruly: the rank is not known.
+        """
+        shape = self.known.shape(value)
+        if shape is None:
+            raise Unruly(f"the rank of {value.name!r} is not known")
+        return [self.axis(size, value.name) for size in shape]
+
+    def axis(self, size: Size, origin: str = "") -> Layout:
+        """A new layout of one axis."""
+        if size == 1:
+            return ()
+        if isinstance(size, str):
+            return (self._symbols.setdefault(size, Dim(None, size)),)
+        return (Dim(size, origin),)
+
+    def output(self, layouts: Sequence[Layout], port: int = 0) -> None:
+        """Gives an output its layouts."""
+        if port < len(self.op.outputs) and (value := self.op.outputs[port]) is not None:
+            self._layouts[value] = list(layouts)
+
+    def fresh_output(self, port: int = 0) -> Layouts:
+        """Gives an output new layouts of the sizes that are known of it, and returns them."""
+        value = self.op.outputs[port] if port < len(self.op.outputs) else None
+        if value is None:
+            return []
+        self._layouts[value] = self.fresh(value)
+        return self._layouts[value]
+
+    def size(self, value: Value | None, axis: int) -> int | None:
+        """The size of an axis where it is a number."""
+        return self.known.size(value, axis)
+
+    def constant(self, port: int) -> NDArray[Any] | None:
+        """The numbers at a port, where they are constant."""
+        tensor = self.known.constant(self.op.input(port))
+        return None if tensor is None else tensor.numpy()
+
+    def integers(self, port: int, attribute: str = "") -> list[int] | None:
+        """Whole numbers, given as an attribute (old opsets) or an input; None where neither is constant."""
+        given = self.attribute(attribute) if attribute else None
+        if given is None and (array := self.constant(port)) is not None:
+            given = np.asarray(array).reshape(-1).tolist()
+        return None if given is None else [int(number) for number in given]
+
+    def unify(self, one: Iterable[Dim], other: Iterable[Dim]) -> None:
+        """Two axes, or runs of axes, are the same."""
+        unify(one, other)
+
+    def pin(self, layout: Iterable[Dim], reason: str) -> None:
+        """No index may go."""
+        pin(layout, f"{self.op} {reason}")
+
+    def inexact(self, layout: Iterable[Dim], reason: str) -> None:
+        """Removing is more than masking."""
+        mark_inexact(layout, f"{self.op} {reason}")
+
+
+DimsRule: TypeAlias = Callable[[Axes], None]
+
+dims_rules: RuleTable[DimsRule] = RuleTable("which axes of its inputs and outputs are the same?")

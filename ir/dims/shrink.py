@@ -1,0 +1,170 @@
+"""Shrinking dimensions: every weight, shape constant and attribute that spells their size follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from secateur.ir.dims.algebra import Dim, Indices, Layout, find, indices, leaves
+from secateur.ir.dims.analysis import Dimensions
+from secateur.ir.dims.axes import Place, Use
+from secateur.ir.dims.resize import Resizing, resize_rules
+from secateur.ir.errors import RefusedError
+from secateur.ir.graph import Graph
+from secateur.ir.node import Op, Value
+from secateur.ir.onnx_shapes import infer
+from secateur.ir.tensor import Tensor
+from secateur.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Indices that stay of one axis of a weight."""
+
+    weight: str
+    axis: int
+    kept: Indices
+
+
+def shrink(graph: Graph, dimensions: Dimensions, kept: Mapping[Dim, Indices]) -> list[Slice]:
+    """Keeps these indices (sorted) of these dimensions, and of all others everything. The graph is changed in place.
+
+    The analysis does not hold for the graph afterwards. Where an error is raised the graph is spoilt: work on a clone.
+
+    Returns:
+        what was kept of which weight, by the name that it has now.
+
+    Raises:
+        RefusedError: a dimension is pinned, would be empty, or is spelled somewhere that cannot be rewritten.
+    """
+    chosen = {find(dim): np.asarray(some, np.int64) for dim, some in kept.items()}
+    chosen = {dim: some for dim, some in chosen.items() if len(some) != dim.size}
+    for dim, some in chosen.items():
+        _check(dim, some)
+    touched = {place for place, layouts in dimensions.layouts.items() if _touches(layouts, chosen)}
+    resizing = Resizing(graph, dimensions, chosen)
+    for op in graph.ops():
+        rule = resize_rules.get(op)
+        if rule is not None and any(place in touched for place in _places(dimensions, op)):
+            rule(resizing, op)
+    slices = _slice_weights(graph, dimensions, chosen, touched)
+    expected = _retype(dimensions, chosen, touched)
+    _verify(graph, expected)
+    return slices
+
+
+def _check(dim: Dim, some: Indices) -> None:
+    where = f"the dimension of {dim.size} first met at {dim.origin!r}"
+    if not dim.is_leaf:
+        raise RefusedError(f"{where} is made of others", hint="remove units of the groups that it consists of")
+    if dim.pin:
+        raise RefusedError(f"{where} cannot be pruned: {dim.pin}", hint="`secateur groups` shows what can be")
+    if not len(some):
+        raise RefusedError(f"nothing of {where} would be left", hint="keep at least one index")
+    if (np.diff(some) <= 0).any() or some[0] < 0 or some[-1] >= (dim.size or 0):
+        raise RefusedError(f"kept indices of {where} must rise from 0 to {(dim.size or 0) - 1}, got {some.tolist()}")
+
+
+def _touches(layouts: list[Layout], chosen: Mapping[Dim, Indices]) -> bool:
+    return any(leaf in chosen for layout in layouts for leaf in leaves(layout))
+
+
+def _places(dimensions: Dimensions, op: Op) -> list[Place]:
+    constants: list[Place] = [Use(op, port) for port in range(len(op.inputs))]
+    values: list[Place] = [value for value in (*op.inputs, *op.outputs) if value is not None]
+    return [place for place in (*constants, *values) if place in dimensions.layouts]
+
+
+def _slice_weights(
+    graph: Graph, dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
+) -> list[Slice]:
+    """Slices each constant as each of its uses asks; uses that keep the same share one, others get their own."""
+    slices: list[Slice] = []
+    made: dict[tuple[Value, tuple[tuple[int, bytes], ...]], Value] = {}
+    for place in dimensions.layouts:
+        if not isinstance(place, Use) or place not in touched:
+            continue
+        value = place.op.inputs[place.port]
+        assert value is not None
+        kept = {
+            axis: indices(layout, chosen)
+            for axis, layout in enumerate(dimensions.layouts[place])
+            if any(leaf in chosen for leaf in leaves(layout))
+        }
+        key = (value, tuple((axis, some.tobytes()) for axis, some in kept.items()))
+        if key not in made:
+            made[key] = _sliced(graph, value, kept)
+            slices.extend(Slice(made[key].name, axis, some) for axis, some in kept.items())
+        _rewire(graph, place, made[key])
+    for value in dict.fromkeys(value for value, _ in made):
+        if value in graph and not graph.is_used(value) and value not in graph.inputs:
+            name = value.name
+            graph.remove(value)
+            _take_name(graph, name, slices, [one for (old, _), one in made.items() if old is value])
+    return slices
+
+
+def _sliced(graph: Graph, value: Value, kept: Mapping[int, Indices]) -> Value:
+    assert value.const is not None
+    array = value.const.numpy()
+    for axis, some in kept.items():
+        array = array.take(some, axis)
+    return graph.add_value(
+        replace(value, name=graph.unique_name(value.name), const=Tensor(array, value.const.dtype), type=None)
+    )
+
+
+def _rewire(graph: Graph, use: Use, value: Value) -> None:
+    graph.set_inputs(use.op, [value if port == use.port else old for port, old in enumerate(use.op.inputs)])
+
+
+def _take_name(graph: Graph, name: str, slices: list[Slice], heirs: list[Value]) -> None:
+    """The first slice of a constant that is gone takes its name."""
+    old = heirs[0].name
+    graph.rename(heirs[0], name)
+    slices[:] = [replace(one, weight=name) if one.weight == old else one for one in slices]
+
+
+def _retype(
+    dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
+) -> dict[Value, list[int | None]]:
+    """Corrects the types that the graph states; returns the sizes that the touched values have now."""
+    expected: dict[Value, list[int | None]] = {}
+    for place in touched:
+        if isinstance(place, Use):
+            continue
+        sizes: list[int | None] = []
+        for layout in dimensions.layouts[place]:
+            known = all(find(dim).size is not None for dim in layout)
+            sizes.append(len(indices(layout, chosen)) if known else None)
+        expected[place] = sizes
+        if isinstance(place.type, TensorType) and place.type.shape is not None:
+            shape = tuple(size if size is not None else old for size, old in zip(sizes, place.type.shape, strict=True))
+            place.type = replace(place.type, shape=shape)
+    return expected
+
+
+def _verify(graph: Graph, expected: Mapping[Value, list[int | None]]) -> None:
+    """Shape inference of the ops alone must find the sizes that were meant."""
+    stated = {value: value.type for value in expected}
+    for value in expected:
+        if value not in graph.inputs and value not in graph.outputs:
+            value.type = None
+    try:
+        inferred = infer(graph)
+    finally:
+        for value, kind in stated.items():
+            value.type = kind
+    for value, sizes in expected.items():
+        found = inferred.get(value)
+        shape = found.shape if isinstance(found, TensorType) else None
+        for axis, size in enumerate(sizes):
+            actual = shape[axis] if shape is not None and axis < len(shape) else None
+            if size is not None and isinstance(actual, int) and actual != size:
+                raise RefusedError(
+                    f"{graph.producer(value)} would make {value.name!r} with {actual} indices on axis {axis}, not {size}: "
+                    "something that spells this size could not be rewritten",
+                    hint="fold constants first, or leave this group alone",
+                )
