@@ -116,6 +116,11 @@ class Tensor:
             for piece in self.chunks():
                 write_all(descriptor, piece)
 
+    @property
+    def storage(self) -> Storage | None:
+        """Where the bytes lie while nobody has touched them; None for an array in memory."""
+        return self._storage
+
     def location(self) -> tuple[str, int, int] | None:
         """(path, offset, length) where the bytes lie in a file, or None."""
         if self._array is None and self._storage is not None and self._storage.path is not None:
@@ -127,7 +132,9 @@ class Tensor:
         """Sixteen hexadecimal digits that stand for element type, shape and numbers in the text form."""
         if self._digest is None:
             hashed = hashlib.blake2b(f"{self.dtype.short}{self.shape}".encode(), digest_size=8)
-            for piece in self.chunks():
+            # The bits that the last packed byte leaves unused may be anything in a file; they are no part of the value.
+            is_ragged = self._array is None and self.size * self.dtype.bits % 8 != 0
+            for piece in (_raw(self.numpy(), self.dtype),) if is_ragged else self.chunks():
                 hashed.update(piece)
             self._digest = hashed.hexdigest()
         return self._digest

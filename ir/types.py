@@ -68,12 +68,12 @@ class DataType(IntEnum):
 
     @staticmethod
     def of(dtype: np.dtype[Any] | type) -> DataType:
-        """The element type of a numpy dtype.
+        """The element type of a numpy dtype, in whatever byte order.
 
         Raises:
             TypeError: no ONNX type matches.
         """
-        found = _FROM_NUMPY.get(np.dtype(dtype))
+        found = _FROM_NUMPY.get(np.dtype(dtype).newbyteorder("="))
         if found is None:
             if np.dtype(dtype).kind in "USO":
                 return DataType.STRING
