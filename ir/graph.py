@@ -9,50 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import networkx as nx
-
+from secateur.ir.adjacency import Adjacency
 from secateur.ir.errors import GraphError
 from secateur.ir.model import FunctionKey, Header
 from secateur.ir.node import Attribute, Op, Value
 from secateur.ir.tensor import Tensor
-
-if TYPE_CHECKING:
-    from networkx import DiGraph
-
-    _Adjacency = DiGraph[Op | Value]
-else:
-    _Adjacency = nx.DiGraph
-
-
-class _NoAttributes(dict[str, Any]):
-    """The one shared, empty attribute dict of every node and edge: data lives on the Op and Value objects."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        raise TypeError("attributes live on Op and Value objects, not in networkx dicts")
-
-    def update(self, *pairs: Any, **named: Any) -> None:
-        """Refuses anything but nothing, which is what networkx itself passes."""
-        if named or any(pairs):
-            raise TypeError("attributes live on Op and Value objects, not in networkx dicts")
-
-    def copy(self) -> _NoAttributes:
-        """Itself: there is nothing in it to copy."""
-        return self
-
-
-_NO_ATTRIBUTES = _NoAttributes()
-
-
-class Adjacency(_Adjacency):
-    """A networkx DiGraph over Op and Value objects that refuses attributes, so that it stays lean."""
-
-    def _shared(self) -> _NoAttributes:
-        return _NO_ATTRIBUTES
-
-    node_attr_dict_factory = _shared
-    edge_attr_dict_factory = _shared
 
 
 class Graph:
@@ -247,6 +210,8 @@ class Graph:
         """
         if not value.name:
             raise GraphError(f"a value without a name cannot be added to {self.title}")
+        if value in self.nx and value not in self:
+            raise GraphError(f"{value.name!r} cannot be added to {self.title}: it belongs to a graph around it")
         present = self._names.setdefault(value.name, value)
         if present is not value:
             raise GraphError(f"{self.title} already has a value {value.name!r}", hint="ask `unique_name` for a name")
@@ -257,15 +222,10 @@ class Graph:
         """Adds an op; its inputs belong to this graph or one around it, its outputs are new.
 
         Raises:
-            GraphError: an input is a stranger, an output has another producer or a name that is taken.
+            GraphError: an input is a stranger; an output has another producer or a name that is taken, or is a constant
+                or an input of the graph; a body belongs to another op. The graph stays as it was.
         """
-        if op in self.nx:
-            raise GraphError(f"{op.title} is already in {self.title}")
-        for value in op.inputs:
-            self._check_reachable(value, op)
-        for value in op.outputs:
-            if value is not None and self.producer(value) is not None:
-                raise GraphError(f"{op.title} cannot make {value.name!r}: {self.producer(value)} makes it already")
+        self._check_new(op)
         for value in op.outputs:
             if value is not None and value not in self:
                 self.add_value(value)
@@ -285,6 +245,8 @@ class Graph:
             GraphError: something still reads one of the values; the message names who.
         """
         for node in nodes:
+            if node not in self:
+                raise GraphError(f"cannot remove {node} from {self.title}: it does not belong to it")
             outputs = [node] if isinstance(node, Value) else [value for value in node.outputs if value is not None]
             for value in outputs:
                 if self.is_used(value) or value in self._inputs:
@@ -304,7 +266,9 @@ class Graph:
         self._order = None
 
     def set_inputs(self, op: Op, inputs: Sequence[Value | None]) -> None:
-        """Replaces what an op reads; None is an optional input left out."""
+        """Replaces what an op of this graph reads; None is an optional input left out."""
+        if op not in self.nx:
+            raise GraphError(f"{op.title} is not in {self.title}", hint="add it with add_op")
         for value in inputs:
             self._check_reachable(value, op)
         before = op.inputs
@@ -353,8 +317,10 @@ class Graph:
         """Gives a value of this graph another name.
 
         Raises:
-            GraphError: the name is taken.
+            GraphError: the name is taken or empty, or the value is not of this graph.
         """
+        if not name or value not in self:
+            raise GraphError(f"cannot rename {value.name!r} of {self.title} to {name!r}")
         if self._names.get(name, value) is not value:
             raise GraphError(f"{self.title} already has a value {name!r}", hint="ask `unique_name` for a name")
         del self._names[value.name]
@@ -366,11 +332,19 @@ class Graph:
         return self.add_value(Value(self.unique_name(name), const=tensor))
 
     def set_attribute(self, op: Op, name: str, value: Any) -> None:
-        """Sets (or with None removes) an attribute that holds no graph."""
-        if value is None:
+        """Sets (or with None removes) an attribute that holds no graph.
+
+        Raises:
+            GraphError: it holds one, now or then: bodies come and go with their op.
+        """
+        made = value if value is None or isinstance(value, Attribute) else Attribute.of(value)
+        before = op.attributes.get(name)
+        if any(attribute is not None and attribute.graphs() for attribute in (before, made)):
+            raise GraphError(f"attribute {name!r} of {op.title} holds a body", hint="add a new op, and remove this one")
+        if made is None:
             op.attributes.pop(name, None)
         else:
-            op.attributes[name] = value if isinstance(value, Attribute) else Attribute.of(value)
+            op.attributes[name] = made
 
     def clone(self) -> Graph:
         """A copy that shares nothing but the (immutable) tensors."""
@@ -412,10 +386,34 @@ class Graph:
                 hint="add the constant with add_value, or the op that makes it with add_op, first",
             )
 
+    def _check_new(self, op: Op) -> None:
+        """Refuses an op that cannot be added, before anything has been changed."""
+        if op in self.nx:
+            raise GraphError(f"{op.title} is already in {self.title}")
+        for body in op.bodies():
+            if body._holder is not None:
+                raise GraphError(f"the body {body.name!r} of {op.title} already belongs to {body._holder[1]}")
+        for value in (*op.inputs, *(value for body in op.bodies() for value in body.captured())):
+            self._check_reachable(value, op)
+        outputs = [value for value in op.outputs if value is not None]
+        if len({value.name for value in outputs}) != len(outputs):
+            raise GraphError(f"{op.title} cannot make two values of one name: {outputs}")
+        for value in outputs:
+            if not value.name or self._names.get(value.name, value) is not value:
+                taken = f"{self.title} already has a value of that name" if value.name else "it has no name"
+                raise GraphError(f"{op.title} cannot make {value.name!r}: {taken}", hint="ask `unique_name` for a name")
+            if value in self.nx and value not in self:
+                raise GraphError(f"{op.title} cannot make {value.name!r}: it belongs to a graph around {self.title}")
+            maker = self.producer(value)
+            if maker is not None or value.const is not None or value in self._inputs:
+                made = f"{maker} makes it already" if maker else "it is a constant or an input"
+                raise GraphError(f"{op.title} cannot make {value.name!r}: {made}")
+
     def _connect(self, op: Op, values: Iterable[Value | None]) -> None:
         for value in values:
             if value is not None and not self.nx.has_edge(value, op):
                 self.nx.add_edge(value, op)
+                self._order = None
                 self._announce(value)
 
     def _disconnect(self, op: Op, values: Iterable[Value | None]) -> None:
@@ -441,13 +439,9 @@ class Graph:
                 outer._disconnect(op, [value])
 
     def _adopt(self, op: Op, body: Graph) -> None:
-        if body._holder is not None and body._holder[1] is not op:
-            raise GraphError(f"the body {body.name!r} of {op.title} already belongs to {body._holder[1]}")
         body._holder = (self, op)
-        captured = body.captured()
-        for value in captured:
-            self._check_reachable(value, op)
-        self._connect(op, captured)
+        body._is_body = True
+        self._connect(op, body.captured())
 
     def _sorted(self) -> list[Op]:
         """Depth-first over the ops in insertion order: one that was inserted later comes right before its first use."""
