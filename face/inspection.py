@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.feeding import ModelLike, batch_of, graph_of, title_of
 from secateur.ir import Graph, Op, Value
+from secateur.ir.dims.axes import dims_rules
 from secateur.ir.onnx_shapes import infer
-from secateur.ir.rules.channels import channel_rules
 from secateur.ir.rules.cost import Cost, cost, cost_rules
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import weight_rules
@@ -21,7 +21,7 @@ from secateur.weights import WeightRow, weight_rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_TABLES = (weight_rules, channel_rules, cost_rules)
+_TABLES = (weight_rules, dims_rules, cost_rules)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _reason(op: Op, functions: set[tuple[str, str]]) -> str:
         return "a function of the model: calls are not looked into"
     if op.key[0]:
         return f"no rule for operators of the domain {op.key[0]}"
-    return "no rule in any table: weights, channels, cost"
+    return "no rule in any table: weights, dimensions, cost"
 
 
 def _reasons(weights: Iterable[WeightRow]) -> Iterator[str]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.ir import Op, Tensor, Value
+from secateur.ir.dims.algebra import leaves
+from secateur.ir.dims.analysis import Dimensions, dimensions
+from secateur.ir.dims.axes import Use
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse, weight_uses
-from secateur.passes.prune.chains import Chain, Refusal, chains
 from secateur.passes.sparsify.masks import satisfies
 
 
@@ -57,17 +59,10 @@ class Dequantized(Known):
 
 def weight_rows(known: Known) -> Iterator[WeightRow]:
     """The weights of a graph in the order of its ops (bodies and functions are not looked into)."""
-    answers = {answer.producer.op: answer for answer in chains(known)}
-    owners = {
-        op: chain
-        for chain in answers.values()
-        if isinstance(chain, Chain)
-        for op, carried in chain.carriers
-        if carried.group
-    }
+    found = dimensions(known)
     for use in weight_uses(Dequantized(known.graph, known.types)):
         maker = _dequantizer(known, use.weight)
-        reason = _reason(use, answers.get(use.op), owners.get(use.op), quantized=maker is not None)
+        reason = "it is quantized already: prune first" if maker is not None else _reason(found, use)
         zeros = 1 - int(np.count_nonzero(use.tensor.numpy())) / max(use.tensor.size, 1)
         yield WeightRow(
             name=(use.weight if maker is None else maker.input(0) or use.weight).name,
@@ -90,17 +85,11 @@ def _dequantizer(known: Known, value: Value | None) -> Op | None:
     return maker if known.graph.constant(maker.input(0)) is not None else None
 
 
-def _reason(use: WeightUse, answer: Chain | Refusal | None, owner: Chain | None, *, quantized: bool) -> str | None:
-    """Why the output channels of a weight stay; None where they can go."""
-    if isinstance(answer, Chain):
-        return None
-    if isinstance(answer, Refusal):
-        return answer.reason
-    if quantized:
-        return "it is quantized already: prune first"
-    if owner is not None:
-        return f"depthwise: its channels go along with those of {owner.title}"
-    return "grouped: its channels are tied within groups" if use.groups > 1 else "it has one output channel only"
+def _reason(found: Dimensions, use: WeightUse) -> str | None:
+    """Why the output channels of a weight stay; None where some can go."""
+    leaves_there = list(leaves(found.of(Use(use.op, use.port))[use.produced]))
+    pins = [leaf.pin for leaf in leaves_there if leaf.size != 1]
+    return None if None in pins else next(filter(None, pins), "it has one output channel only")
 
 
 def _pattern(use: WeightUse, zeros: float) -> str | None:

@@ -20,7 +20,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
-        "prune": "secateur.passes.prune.channels:PruneChannels",
+        "prune": "secateur.passes.prune.dimensions:Prune",
         "quantize": "secateur.passes.quantize.qdq:Quantize",
         "remove-dead-code": "secateur.passes.cleanup.dead_code:RemoveDeadCode",
         "remove-identities": "secateur.passes.cleanup.identities:RemoveIdentities",

@@ -15,12 +15,14 @@ from secateur.cli.command import Command, command_of
 from secateur.cli.compare import compare
 from secateur.cli.compress import compress
 from secateur.cli.failures import USAGE, guarded, tell, terminable
+from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
 from secateur.cli.run_pass import run_pass
 from secateur.cli.text import diff, print_model
 
 COMMANDS: dict[str, Command] = {
     "inspect": inspect,
+    "groups": groups,
     "compress": compress,
     "compare": compare,
     "build": build,

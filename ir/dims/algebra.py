@@ -124,27 +124,31 @@ def mark_inexact(layout: Iterable[Dim], reason: str) -> None:
             mark_inexact(dim.factors or dim.terms, reason)
 
 
-def unify(one: Iterable[Dim], other: Iterable[Dim]) -> None:
-    """The two layouts are the same axis, or the same run of axes; what does not fit together is pinned."""
+def unify(one: Iterable[Dim], other: Iterable[Dim], where: str = "it") -> None:
+    """The two layouts are the same axis, or the same run of axes; what does not fit together is pinned.
+
+    `where` begins the reason: the op that says that they are the same.
+    """
     a, b = expand(one), expand(other)
-    _match_unknown(a, b)
+    _match_unknown(a, b, where)
     while a and b:
         left, right = find(a[0]), find(b[0])
         if left is right or left.size == right.size:
             del a[0], b[0]
-            _merge(left, right)
+            _merge(left, right, where)
         elif left.size == 1 or right.size == 1:
             pin([a.pop(0) if left.size == 1 else b.pop(0)], _ONLY)
-        elif left.size is None or right.size is None or not _split(left, right):
+        elif left.size is None or right.size is None or not _split(left, right, where):
+            _match_ends(a, b, where)
             break
         # Merging may have refined what is still to come.
         a, b = expand(a), expand(b)
     pin([dim for dim in (*a, *b) if dim.size == 1], _ONLY)
     if rest := [dim for dim in (*a, *b) if dim.size != 1]:
-        pin(rest, f"cannot see {_text(expand(one))} as {_text(expand(other))}")
+        pin(rest, f"{where} cannot see {_text(expand(one))} as {_text(expand(other))}")
 
 
-def split_sum(layout: Iterable[Dim], sizes: Sequence[int]) -> list[Layout] | None:
+def split_sum(layout: Iterable[Dim], sizes: Sequence[int], where: str = "it") -> list[Layout] | None:
     """An axis as the parts that follow each other on it; None, and pinned, where it cannot be cut there.
 
     A part of size one is a dimension of size one, a part of size zero the empty layout.
@@ -152,7 +156,7 @@ def split_sum(layout: Iterable[Dim], sizes: Sequence[int]) -> list[Layout] | Non
     whole = as_one(layout)
     ends = list(accumulate(sizes))
     if whole.size != ends[-1] or not all(_cut(whole, end) for end in ends):
-        pin([whole], f"cannot cut {whole!r} into {' + '.join(map(str, sizes))}")
+        pin([whole], f"{where} cannot cut {whole!r} into {' + '.join(map(str, sizes))}")
         return None
     parts: list[Layout] = []
     terms, position = iter(_flat_terms(whole)), 0
@@ -189,29 +193,58 @@ def _inside(dim: Dim, kept: Mapping[Dim, Indices]) -> Indices:
     return kept.get(dim, np.arange(dim.size))
 
 
+def owners(layout: Iterable[Dim], leaf: Dim) -> Indices:
+    """For each index of an axis the index of `leaf` that it goes with; -1 where it goes with none.
+
+    Raises:
+        ValueError: the size of a dimension is not known.
+    """
+    found = np.full(1, -1, np.int64)
+    for dim in map(find, layout):
+        if dim.size is None:
+            raise ValueError(f"the size of {dim.origin or 'a dimension'} is not known")
+        inner = _owners_inside(dim, find(leaf))
+        found = np.maximum(found[:, None], inner).reshape(-1)
+    return found
+
+
+def _owners_inside(dim: Dim, leaf: Dim) -> Indices:
+    if dim.factors:
+        return owners(dim.factors, leaf)
+    if dim.terms:
+        return np.concatenate([_owners_inside(find(term), leaf) for term in dim.terms])
+    assert dim.size is not None
+    return np.arange(dim.size) if dim is leaf else np.full(dim.size, -1, np.int64)
+
+
 def _text(layout: Sequence[Dim]) -> str:
     return " x ".join(map(repr, layout)) or "1"
 
 
-def _match_unknown(a: list[Dim], b: list[Dim]) -> None:
+def _match_unknown(a: list[Dim], b: list[Dim], where: str) -> None:
     """Where sizes are unknown: strips what agrees at both ends; a single unknown left is the product of the others."""
     if not any(dim.size is None for dim in (*a, *b)):
         return
     while a and b and _agree(find(a[0]), find(b[0])):
-        _merge(a.pop(0), b.pop(0))
-    while a and b:
-        left, right = find(a[-1]), find(b[-1])
-        if _agree(left, right):
-            _merge(a.pop(), b.pop())
-        elif left.size is None or right.size is None or not _split(left, right, innermost=True):
-            break
-        a[:], b[:] = expand(a), expand(b)
+        _merge(a.pop(0), b.pop(0), where)
+    _match_ends(a, b, where)
     for lone, others in ((a, b), (b, a)):
         first = find(lone[0]) if len(lone) == 1 < len(others) else None
         if first is not None and first.size is None and first.is_leaf and first not in leaves(others):
             _refine(first, factors=tuple(others))
             lone.clear()
             others.clear()
+
+
+def _match_ends(a: list[Dim], b: list[Dim], where: str) -> None:
+    """Strips what agrees from the inner end, as far as sizes are known."""
+    while a and b:
+        left, right = find(a[-1]), find(b[-1])
+        if _agree(left, right):
+            _merge(a.pop(), b.pop(), where)
+        elif left.size is None or right.size is None or not _split(left, right, where, innermost=True):
+            return
+        a[:], b[:] = expand(a), expand(b)
 
 
 def _agree(left: Dim, right: Dim) -> bool:
@@ -227,7 +260,7 @@ def _refine(dim: Dim, *, factors: tuple[Dim, ...] = (), terms: tuple[Dim, ...] =
         mark_inexact(factors or terms, dim._inexact)
 
 
-def _merge(left: Dim, right: Dim) -> None:
+def _merge(left: Dim, right: Dim, where: str) -> None:
     """Two dimensions of one size are the same."""
     left, right = find(left), find(right)
     if left is right:
@@ -236,32 +269,32 @@ def _merge(left: Dim, right: Dim) -> None:
         left, right = right, left
     if left.is_leaf:
         if left in leaves([right]):
-            pin([right], f"{right!r} would contain itself")
+            pin([right], f"{where} would make {right!r} contain itself")
         else:
             _absorb(left, right)
     elif left.factors and right.factors:
-        unify(left.factors, right.factors)
+        unify(left.factors, right.factors, where)
         _absorb(left, right)
     elif left.terms and right.terms:
-        _merge_sums(left, right)
+        _merge_sums(left, right, where)
     else:
         product, total = (left, right) if left.factors else (right, left)
-        if _factor_sum(total, size_of(product.factors[1:])):
-            unify(product.factors, total.factors)
+        if _factor_sum(total, size_of(product.factors[1:]), where):
+            unify(product.factors, total.factors, where)
             _absorb(left, right)
         else:
-            pin([left, right], f"cannot see {left!r} as {right!r}")
+            pin([left, right], f"{where} cannot see {left!r} as {right!r}")
 
 
-def _merge_sums(left: Dim, right: Dim) -> None:
+def _merge_sums(left: Dim, right: Dim, where: str) -> None:
     """Cuts both where either is cut, and merges term by term."""
     for one, other in ((left, right), (right, left)):
         ends = accumulate(term.size or 0 for term in _flat_terms(other))
         if not all(_cut(one, end) for end in ends):
-            pin([left, right], f"cannot see {left!r} as {right!r}")
+            pin([left, right], f"{where} cannot see {left!r} as {right!r}")
             return
     for one, other in zip(_flat_terms(left), _flat_terms(right), strict=True):
-        _merge(one, other)
+        _merge(one, other, where)
     if find(left) is not find(right):
         _absorb(find(left), find(right))
 
@@ -279,7 +312,7 @@ def _absorb(gone: Dim, kept: Dim) -> None:
         mark_inexact([kept], gone._inexact)
 
 
-def _split(left: Dim, right: Dim, *, innermost: bool = False) -> bool:
+def _split(left: Dim, right: Dim, where: str, *, innermost: bool = False) -> bool:
     """Makes the larger one a product whose outermost (or innermost) factor has the size of the smaller one."""
     large, small = (left, right) if (left.size or 0) > (right.size or 0) else (right, left)
     assert large.size is not None
@@ -292,10 +325,10 @@ def _split(left: Dim, right: Dim, *, innermost: bool = False) -> bool:
     if large.is_leaf:
         _refine(large, factors=(Dim(outer, large.origin), Dim(inner, large.origin)))
         return True
-    return bool(large.terms) and _factor_sum(large, inner)
+    return bool(large.terms) and _factor_sum(large, inner, where)
 
 
-def _factor_sum(total: Dim, inner: int | None) -> bool:
+def _factor_sum(total: Dim, inner: int | None, where: str) -> bool:
     """Makes a sum of terms, each a multiple of `inner`, the product of a smaller sum with a dimension of size `inner`.
 
     All terms then share that dimension: one index of it is the same in every term.
@@ -308,7 +341,7 @@ def _factor_sum(total: Dim, inner: int | None) -> bool:
     outer = Dim(sum(count.size or 0 for count in counts), total.origin)
     outer.terms = tuple(counts)
     for term, count in zip(terms, counts, strict=True):
-        unify([term], [count, shared])
+        unify([term], [count, shared], where)
     _refine(total, factors=(outer, shared))
     return True
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from secateur.ir.dims import rules as _rules
-from secateur.ir.dims.algebra import Dim, pin
+from secateur.ir.dims.algebra import Dim, find, pin
 from secateur.ir.dims.axes import Axes, Layouts, Place, Unruly, Use, dims_rules
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
@@ -13,9 +14,12 @@ from secateur.ir.rules.known import Known
 _rules.load()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dimensions:
-    """What the analysis found: the layouts of all places, and the ops that no rule speaks of, with the reason."""
+    """What the analysis found: the layouts of all places, and the ops that no rule speaks of, with the reason.
+
+    Two are equal if they say the same of the same places: which dimensions are one, which may go, and why not.
+    """
 
     known: Known
     layouts: dict[Place, Layouts]
@@ -24,6 +28,28 @@ class Dimensions:
     def of(self, place: Place) -> Layouts:
         """The layout of each axis of a value or of one use of a constant."""
         return self.layouts[place]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Dimensions):
+            return NotImplemented
+        return self.boundaries == other.boundaries and self._statement() == other._statement()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _statement(self) -> dict[Place, list[tuple[Hashable, ...]]]:
+        numbers: dict[Dim, int] = {}
+        return {
+            place: [tuple(_shape(dim, numbers) for dim in layout) for layout in layouts]
+            for place, layouts in self.layouts.items()
+        }
+
+
+def _shape(dim: Dim, numbers: dict[Dim, int]) -> Hashable:
+    """A dimension as nested tuples; leaves by the order in which they are met."""
+    dim = find(dim)
+    if dim.is_leaf:
+        return (numbers.setdefault(dim, len(numbers)), dim.size, dim.pin, dim.inexact)
+    return (bool(dim.factors), *(_shape(part, numbers) for part in dim.factors or dim.terms))
 
 
 def dimensions(known: Known) -> Dimensions:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.ir.dims.algebra import Dim, Layout, mark_inexact, pin, unify
+from secateur.ir.dims.algebra import Dim, Layout, mark_inexact, pin, split_sum, unify
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.table import RuleTable
@@ -72,6 +72,8 @@ class Axes:
             value = self.op.inputs[port]
             assert value is not None
             self._layouts[place] = self.fresh(value)
+        elif not self._layouts[place] and self.known.rank(self.op.input(port)) is None:
+            raise Unruly(f"the rank of {self.op.input(port)} is not known")
         return self._layouts[place]
 
     def fresh(self, value: Value) -> Layouts:
@@ -124,7 +126,11 @@ class Axes:
 
     def unify(self, one: Iterable[Dim], other: Iterable[Dim]) -> None:
         """Two axes, or runs of axes, are the same."""
-        unify(one, other)
+        unify(one, other, str(self.op))
+
+    def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout] | None:
+        """An axis as the parts that follow each other on it; None, and pinned, where it cannot be cut there."""
+        return split_sum(layout, sizes, str(self.op))
 
     def pin(self, layout: Iterable[Dim], reason: str) -> None:
         """No index may go."""

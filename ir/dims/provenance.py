@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
+from secateur.ir.rules.known import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,36 +18,36 @@ class Element:
     number: int
 
 
-def elements(graph: Graph, op: Op, port: int) -> list[Element | None]:
+def elements(known: Known, op: Op, port: int) -> list[Element | None] | None:
     """The entries of the sizes that an op reads; None for those that are computed from shapes at run time.
 
-    Follows Concat, Unsqueeze, Squeeze, Cast, Identity and Reshape back to constants.
+    Follows Concat, Unsqueeze, Squeeze, Cast, Identity and Reshape back to constants. None for the whole where it is not
+    even known how many entries a part of it has.
     """
     value = op.inputs[port]
     assert value is not None
-    return _of_constant(graph, value, op, port) if graph.constant(value) is not None else _behind(graph, value)
+    tensor = known.constant(value)
+    if tensor is not None:
+        return [Element(op, port, index, int(number)) for index, number in enumerate(tensor.numpy().reshape(-1))]
+    maker = known.graph.producer(value)
+    if maker is not None and maker.op_type == "Concat":
+        found: list[Element | None] = []
+        for part in range(len(maker.inputs)):
+            inside = elements(known, maker, part)
+            if inside is None:
+                return None
+            found.extend(inside)
+        return found
+    if maker is not None and maker.op_type in _SAME_NUMBERS:
+        return elements(known, maker, 0)
+    return _computed(known, value)
 
 
-def _of_constant(graph: Graph, value: Value, reader: Op, port: int) -> list[Element | None]:
-    tensor = graph.constant(value)
-    assert tensor is not None
-    return [Element(reader, port, index, int(number)) for index, number in enumerate(tensor.numpy().reshape(-1))]
-
-
-def _behind(graph: Graph, value: Value) -> list[Element | None]:
-    maker = graph.producer(value)
-    if maker is None:
-        return []
-    if maker.op_type == "Concat":
-        return [element for port in range(len(maker.inputs)) for element in elements(graph, maker, port)]
-    if maker.op_type in _SAME_NUMBERS:
-        return elements(graph, maker, 0)
-    return [None] * _count(value)
-
-
-def _count(value: Value) -> int:
-    shape = getattr(value.type, "shape", None)
-    return 1 if not shape or not isinstance(shape[0], int) else shape[0]
+def _computed(known: Known, value: Value) -> list[Element | None] | None:
+    if known.rank(value) == 0:
+        return [None]
+    size = known.size(value, 0)
+    return None if size is None else [None] * size
 
 
 _SAME_NUMBERS = frozenset({"Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape"})

@@ -164,7 +164,7 @@ def _verify(graph: Graph, expected: Mapping[Value, list[int | None]]) -> None:
             actual = shape[axis] if shape is not None and axis < len(shape) else None
             if size is not None and isinstance(actual, int) and actual != size:
                 raise RefusedError(
-                    f"{graph.producer(value)} would make {value.name!r} with {actual} indices on axis {axis}, not {size}: "
-                    "something that spells this size could not be rewritten",
+                    f"{graph.producer(value)} would make {value.name!r} with {actual} indices on axis {axis}, "
+                    f"not {size}: something that spells this size could not be rewritten",
                     hint="fold constants first, or leave this group alone",
                 )

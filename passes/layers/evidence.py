@@ -76,11 +76,6 @@ class _Target:
     shortcut: str | None
 
 
-def unsupported(use: WeightUse) -> str | None:
-    """Why no moments can be gathered for this layer; None where they can."""
-    return f"{use.op} is a transposed convolution, whose inputs are not gathered yet" if use.is_transposed else None
-
-
 def gather(present: Graph, dense: Graph, uses: Sequence[WeightUse], context: Context, positions: int) -> list[Evidence]:
     """Runs both models over the calibration data once, and gathers moments for each layer.
 

@@ -1,4 +1,4 @@
-"""The criterion axis: which channels to keep, given how many. A criterion is a function on a `ChannelProblem`."""
+"""The criterion axis: which units to keep, given how many. A criterion is a function of a `Problem` and that number."""
 
 from __future__ import annotations
 
@@ -9,33 +9,67 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calib.solvers.lasso import joined, lasso_channels, lasso_terms
-from secateur.passes.prune.problem import ChannelProblem
+from secateur.calib.gram import Moments
+from secateur.calib.solvers.lasso import LassoTerms, joined, lasso_channels, lasso_terms
+from secateur.passes.prune.problem import Layer, Problem, spread
 
 Kept: TypeAlias = NDArray[np.int64]
-Criterion: TypeAlias = Callable[[ChannelProblem, int], Kept]
-"""(problem, how many to keep) to the sorted indices of the channels that stay."""
+Criterion: TypeAlias = Callable[[Problem, int], Kept]
+"""(problem, how many to keep) to the sorted indices of the units that stay."""
 
 
-def magnitude(problem: ChannelProblem, keep: int) -> Kept:
-    """The channels whose producing filters have the largest L2 norm (Li et al. 2017, "Pruning Filters for Efficient
-    ConvNets", section 3.1, with L2 for L1). Needs no data. Of equals the earlier one stays."""
-    saliency = np.linalg.norm(problem.producer.astype(np.float64), axis=1)
+def magnitude(problem: Problem, keep: int) -> Kept:
+    """The units with the largest L2 norm of what makes them.
+
+    Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.1, with L2 for L1. Where several weights make
+    them, each counts relative to its mean, so that no layer outshouts another. Of equals the earlier one stays.
+    """
+    energies = problem.makers or tuple(_read(layer, problem.size) for layer in problem.layers)
+    saliency = sum((energy / (energy.mean() or 1.0) for energy in energies), np.zeros(problem.size))
     return np.sort(np.argsort(-saliency, kind="stable")[:keep])
 
 
-def lasso(problem: ChannelProblem, keep: int) -> Kept:
-    """The channels that an L1 penalty on their contributions to what reads them leaves open (He et al. 2017, section
-    3.1), for all readers jointly, each weighted by the energy of its target."""
-    terms = []
-    for layer in problem.layers:
-        assert layer.evidence is not None
-        moments = layer.evidence.moments(with_bias=layer.bias is not None)
-        if float(np.sum(moments.yy)) > 0:
-            terms.append(lasso_terms(moments.xx, moments.xy, moments.yy, moments.count, layer.weight))
+def lasso(problem: Problem, keep: int) -> Kept:
+    """The units that an L1 penalty on their contributions to what reads them leaves open.
+
+    He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.1, for all readers jointly,
+    each weighted by the energy of its target. Inputs that belong to no unit stay, so their share is taken off first.
+    """
+    terms = [found for layer in problem.layers if (found := _terms(layer)) is not None]
     if not terms:
         return magnitude(problem, keep)
     return np.asarray(lasso_channels(joined(terms), keep).kept, dtype=np.int64)
+
+
+def _terms(layer: Layer) -> LassoTerms | None:
+    """One gate for each unit; None where the layer gives nothing to choose by."""
+    assert layer.evidence is not None
+    moments = layer.evidence.moments(with_bias=layer.bias is not None)
+    inside = np.flatnonzero(layer.unit >= 0)
+    columns = spread(inside, layer.taps)
+    if len(inside) < len(layer.unit):
+        moments = _without(moments, layer, columns)
+    if float(np.sum(moments.yy)) <= 0:
+        return None
+    weight = layer.matrix[:, columns].reshape(len(layer.matrix), len(inside), layer.taps)
+    return lasso_terms(moments.xx, moments.xy, moments.yy, moments.count, weight).tied(layer.unit[inside])
+
+
+def _without(moments: Moments, layer: Layer, columns: NDArray[np.int64]) -> Moments:
+    """Moments of some columns, with the target less what the other columns contribute."""
+    others = np.setdiff1d(np.arange(layer.matrix.shape[1]), columns)
+    fixed = layer.matrix[:, others].T
+    xx, xy = moments.xx[np.ix_(columns, columns)], moments.xy[columns]
+    crossed = moments.xx[np.ix_(others, others)] @ fixed
+    yy = moments.yy + np.einsum("dn,dn->n", fixed, crossed - 2 * moments.xy[others])
+    return Moments(moments.count, xx, xy - moments.xx[np.ix_(columns, others)] @ fixed, np.maximum(yy, 0.0))
+
+
+def _read(layer: Layer, size: int) -> NDArray[np.float64]:
+    """[size] sum of squares of what a layer reads each unit with."""
+    energy = np.square(layer.matrix).sum(axis=0).reshape(len(layer.unit), -1).sum(axis=1)
+    inside = layer.unit >= 0
+    return np.bincount(layer.unit[inside], energy[inside], size)
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType({"magnitude": magnitude, "lasso": lasso})

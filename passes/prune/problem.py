@@ -1,16 +1,17 @@
-"""One decision of channel pruning as arrays: what criteria choose from, and what repairs mend. No graph in here."""
+"""One decision of structured pruning as arrays: what criteria choose from, and what repairs mend. No graph in here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.ir.rules.known import Known
 from secateur.passes.layers.evidence import Evidence
 from secateur.passes.layers.matrix import bias_of, matrix_of
-from secateur.passes.prune.chains import Chain
+from secateur.passes.prune.units import Units
 
 
 @dataclass(frozen=True)
@@ -18,40 +19,57 @@ class Layer:
     """A layer that loses inputs.
 
     Attributes:
-        weight: [outputs, channels, taps] float64, scaled so that `rows @ weight.T + bias` is what the layer gives.
+        matrix: [outputs, channels * taps] float64, so that `rows @ matrix.T + bias` is what the layer gives.
         bias: [outputs] float64; None where the layer takes none.
+        unit: [channels] the unit that each input channel belongs to, -1 for none.
         evidence: moments of its inputs and targets; None without data.
     """
 
-    weight: NDArray[np.float64]
+    matrix: NDArray[np.float64]
     bias: NDArray[np.float64] | None
+    unit: NDArray[np.int64]
     evidence: Evidence | None
 
     @property
     def taps(self) -> int:
-        """Columns of the layer's input for each channel."""
-        return int(self.weight.shape[2])
+        """Columns for each input channel."""
+        return self.matrix.shape[1] // len(self.unit)
 
     def columns(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The input columns that belong to the kept channels."""
-        return (kept[:, None] * self.taps + np.arange(self.taps)).reshape(-1)
+        """The columns that stay with the kept units, those that belong to no unit among them."""
+        return spread(np.flatnonzero(np.isin(self.unit, kept) | (self.unit < 0)), self.taps)
 
 
 @dataclass(frozen=True)
-class ChannelProblem:
-    """Which of `channels` to keep: the layers that read them, and the weight [channels, ...] that makes them."""
+class Problem:
+    """Which of `size` units to keep.
 
-    channels: int
-    producer: NDArray[Any]
+    Attributes:
+        layers: those that read them.
+        makers: for each weight that makes them, [size] the sum of squares of what belongs to each unit.
+    """
+
+    size: int
     layers: tuple[Layer, ...]
+    makers: tuple[NDArray[np.float64], ...]
 
 
-def problem_of(chain: Chain, evidence: list[Evidence] | None) -> ChannelProblem:
-    """The arrays of a chain as it is now."""
-    produced = np.moveaxis(chain.producer.tensor.numpy(), chain.producer.produced, 0)
-    layers = []
-    for index, consumer in enumerate(chain.consumers):
-        matrix = matrix_of(consumer.use)
-        weight = matrix.reshape(len(matrix), chain.channels, -1)
-        layers.append(Layer(weight, bias_of(consumer.use), None if evidence is None else evidence[index]))
-    return ChannelProblem(chain.channels, produced.reshape(chain.channels, -1), tuple(layers))
+def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None) -> Problem:
+    """The arrays of a group, with the weights that the graph has now."""
+    layers = tuple(
+        Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
+        for index, reader in enumerate(units.readers)
+    )
+    makers = []
+    for maker in units.makers:
+        tensor = known.constant(maker.occurrence.weight)
+        assert tensor is not None
+        entries = np.moveaxis(tensor.numpy().astype(np.float64), maker.occurrence.axis, 0)
+        energy, inside = np.square(entries.reshape(len(entries), -1)).sum(axis=1), maker.unit >= 0
+        makers.append(np.bincount(maker.unit[inside], energy[inside], units.group.size))
+    return Problem(units.group.size, layers, tuple(makers))
+
+
+def spread(channels: NDArray[np.int64], taps: int) -> NDArray[np.int64]:
+    """The columns that belong to input channels."""
+    return (channels[:, None] * taps + np.arange(taps)).reshape(-1)

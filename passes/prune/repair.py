@@ -1,4 +1,4 @@
-"""The repair axis: new numbers for layers that lost inputs. A repair is a function of a layer and its kept channels."""
+"""The repair axis: new numbers for layers that lost inputs. A repair is a function of a layer and its kept units."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a layer has for the channels that stay.
+    """What a layer has when only some units stay.
 
     Attributes:
-        weight: [outputs, kept, taps].
+        matrix: [outputs, channels * taps], zero in the columns of removed units.
         bias: [outputs], or None where the layer takes none.
         error: squared error on the held-out samples divided by the variance of the target, 1 - R²; None without data.
         unrepaired: the same without any repair.
     """
 
-    weight: Array
+    matrix: Array
     bias: Array | None
     error: float | None = None
     unrepaired: float | None = None
 
 
 Repair: TypeAlias = Callable[[Layer, NDArray[np.int64], float], Repaired]
-"""(layer, kept channels, damping) to what the layer has from then on."""
+"""(layer, kept units, damping) to what the layer has from then on."""
 
 
 def none(layer: Layer, kept: NDArray[np.int64], damping: float) -> Repaired:
-    """The weights as they were, without those of the removed channels."""
-    sliced = layer.weight[:, kept]
+    """The weights as they were, without those of the removed units."""
+    columns = layer.columns(kept)
+    masked = _filled(layer, columns, layer.matrix[:, columns].T)
     if layer.evidence is None:
-        return Repaired(sliced, layer.bias)
-    error = layer.evidence.error(_coefficients(sliced), layer.bias, layer.columns(kept))
-    return Repaired(sliced, layer.bias, error, error)
+        return Repaired(masked, layer.bias)
+    error = layer.evidence.error(masked.T, layer.bias)
+    return Repaired(masked, layer.bias, error, error)
 
 
 def refit(layer: Layer, kept: NDArray[np.int64], damping: float) -> Repaired:
@@ -55,18 +56,19 @@ def refit(layer: Layer, kept: NDArray[np.int64], damping: float) -> Repaired:
     evidence = layer.evidence
     assert evidence is not None
     columns, with_bias = layer.columns(kept), layer.bias is not None
-    sliced, moments = _coefficients(layer.weight[:, kept]), evidence.moments(with_bias)
+    sliced, moments = layer.matrix[:, columns].T, evidence.moments(with_bias)
     solved = least_squares(moments.xx, moments.xy, columns, damping=damping, prior=sliced)
     candidates = [(one, evidence.bias(one, columns) if with_bias else None) for one in (solved, sliced)]
     candidates.append((sliced, layer.bias))
     coefficients, bias, error = evidence.best(candidates, columns)
-    weight = coefficients.T.reshape(len(layer.weight), len(kept), layer.taps)
-    return Repaired(weight, bias, error, evidence.error(sliced, layer.bias, columns))
+    return Repaired(_filled(layer, columns, coefficients), bias, error, evidence.error(sliced, layer.bias, columns))
 
 
-def _coefficients(weight: Array) -> Array:
-    """[outputs, kept, taps] as [kept * taps, outputs]."""
-    return weight.reshape(len(weight), -1).T
+def _filled(layer: Layer, columns: NDArray[np.int64], coefficients: Array) -> Array:
+    """[kept columns, outputs] as a matrix of all columns."""
+    matrix = np.zeros(layer.matrix.shape)
+    matrix[:, columns] = coefficients.T
+    return matrix
 
 
 REPAIRS: Mapping[str, Repair] = MappingProxyType({"none": none, "least-squares": refit})

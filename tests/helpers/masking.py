@@ -3,77 +3,131 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
-from secateur.ir import Graph, Op, Tensor
+from secateur.ir import Graph, Op, Tensor, Value
 from secateur.ir.build import emit
 from secateur.ir.dims.algebra import Dim, Indices, indices
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.axes import Layouts, Use
+from secateur.ir.types import TensorType
+
+Read: TypeAlias = tuple[int, int] | tuple[int, int, int]
+"""(input port, axis) that an op sums over, and for quantized numbers the port of the zero point, which counts as zero."""
+
+Rule: TypeAlias = Callable[[Op, list[int]], list[Read]]
+"""Given the ranks of the inputs (0 for those left out)."""
 
 
-def _conv(op: Op, rank: int) -> list[tuple[int, int]]:
-    return [(0, 1)]
-
-
-def _gemm(op: Op, rank: int) -> list[tuple[int, int]]:
+def _gemm(op: Op, ranks: list[int]) -> list[Read]:
     return [(0, 0 if op.attribute("transA", 0) else 1)]
 
 
-def _matmul(op: Op, rank: int) -> list[tuple[int, int]]:
-    return [(0, rank - 1)]
+def _fused_matmul(op: Op, ranks: list[int]) -> list[Read]:
+    if not op.attribute("transA", 0):
+        return [(0, ranks[0] - 1)]
+    return [(0, 0 if op.attribute("transBatchA", 0) else ranks[0] - 2)]
 
 
-def _reduce_sum(op: Op, rank: int) -> list[tuple[int, int]]:
-    return [(0, axis) for axis in range(rank)]
+def _everything(op: Op, ranks: list[int]) -> list[Read]:
+    return [(0, axis) for axis in range(ranks[0])]
 
 
-def _attention(op: Op, rank: int) -> list[tuple[int, int]]:
-    return [(0, rank - 1)]
+def _along_axis(op: Op, ranks: list[int]) -> list[Read]:
+    return [(0, op.attribute("axis", -1) % ranks[0])]
 
 
-CONTRACTED: dict[str, Callable[[Op, int], list[tuple[int, int]]]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "ReduceSum": _reduce_sum,
-    "Attention": _attention,
+def _einsum(op: Op, ranks: list[int]) -> list[Read]:
+    terms, arrow, made = op.attribute("equation").replace(" ", "").partition("->")
+    if not arrow:
+        made = "".join(letter for letter in terms if terms.count(letter) == 1)
+    found: list[Read] = []
+    for port, term in enumerate(terms.split(",")):
+        before, dots, behind = term.partition("...")
+        places = [*enumerate(before), *enumerate(behind, start=ranks[port] - len(behind))]
+        found += [(port, axis) for axis, letter in places if letter not in made]
+    return found
+
+
+def _multi_head(op: Op, ranks: list[int]) -> list[Read]:
+    last = [(port, ranks[port] - 1) for port in (0, 1) if ranks[port]]
+    return [*last, (3, 0)] if ranks[3] else last
+
+
+def _group_query(op: Op, ranks: list[int]) -> list[Read]:
+    return [(port, 2) for port in (0, 1) if ranks[port]]
+
+
+def _packed_attention(op: Op, ranks: list[int]) -> list[Read]:
+    return [(0, 2), (1, 1), (2, 0)] if ranks[2] else [(0, 2), (1, 1)]
+
+
+def _quantized_mixture(op: Op, ranks: list[int]) -> list[Read]:
+    gates: list[Read] = [(3, 1), (4, 1)]  # neurons whose scale and bias are zero are zero
+    return [(0, ranks[0] - 1), *(one for one in gates if ranks[one[0]])]
+
+
+CONTRACTED: dict[str, Rule] = {
+    **dict.fromkeys("Conv ConvTranspose DeformConv com.microsoft::FusedConv".split(), lambda op, ranks: [(0, 1)]),
+    **dict.fromkeys(("ConvInteger", "QLinearConv"), lambda op, ranks: [(0, 1, 2)]),
+    **dict.fromkeys(("MatMulInteger", "QLinearMatMul"), lambda op, ranks: [(0, ranks[0] - 1, 2)]),
+    **dict.fromkeys(("Gemm", "com.microsoft::FusedGemm"), _gemm),
+    **dict.fromkeys(("MatMul", "com.microsoft::MatMulNBits", "Attention"), lambda op, ranks: [(0, ranks[0] - 1)]),
+    **dict.fromkeys(("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul"), _fused_matmul),
+    **dict.fromkeys("ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum CumSum".split(), _everything),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), lambda op, ranks: [(0, 2), (2, 2)]),
+    "LpNormalization": _along_axis,
+    "Einsum": _einsum,
+    "com.microsoft::MultiHeadAttention": _multi_head,
+    "com.microsoft::GroupQueryAttention": _group_query,
+    "com.microsoft::Attention": _packed_attention,
+    "com.microsoft::MoE": lambda op, ranks: [(0, ranks[0] - 1), (4, 2)],
+    "com.microsoft::QMoE": _quantized_mixture,
 }
-"""op type -> the (input port, axis) pairs that it sums over, given the rank of its first input."""
+"""op type -> what it sums over. An op that only passes its axes on has no entry."""
 
 
 def mask_readers(graph: Graph, dimensions: Dimensions, kept: Mapping[Dim, Indices]) -> int:
-    """Multiplies what contractions read by zeros at the removed indices; returns how many masks were put in."""
+    """Replaces what contractions read by zeros at the removed indices; returns how many masks were put in."""
     count = 0
     for op in graph.ops():
-        rule = CONTRACTED.get(op.op_type)
+        rule = CONTRACTED.get(f"{op.domain}::{op.op_type}" if op.domain else op.op_type)
         if rule is None:
             continue
-        layouts = _layouts(dimensions, op, 0)
-        for port, axis in rule(op, len(layouts)):
-            layout = layouts[axis]
+        layouts = [[] if value is None else _layouts(dimensions, op, port) for port, value in enumerate(op.inputs)]
+        ranks = [*map(len, layouts), *[0] * 8]
+        for port, axis, *zero in rule(op, ranks):
+            layout = layouts[port][axis]
             if any(dim.size is None for dim in layout):
                 continue
             size = int(np.prod([dim.size for dim in layout], dtype=np.int64))
             stays = indices(layout, kept)
             if len(stays) < size:
-                shape = [1] * len(layouts)
+                shape = [1] * len(layouts[port])
                 shape[axis] = size
-                mask = np.zeros(size, np.float32)
-                mask[stays] = 1
+                mask = np.isin(np.arange(size), stays).reshape(shape)
                 data = op.inputs[port]
                 assert data is not None
-                constant = graph.add_constant("mask", Tensor(mask.reshape(shape)))
-                masked = emit(graph, "Mul", [data, constant]).output
+                masked = _masked(graph, dimensions, data, mask, op.input(zero[0]) if zero else None)
                 graph.set_inputs(op, [masked if at == port else old for at, old in enumerate(op.inputs)])
                 count += 1
     return count
+
+
+def _masked(graph: Graph, dimensions: Dimensions, data: Value, mask: np.ndarray, zero: Value | None) -> Value:
+    kind = dimensions.known.types.get(data, data.type)
+    dtype = kind.dtype.numpy if isinstance(kind, TensorType) else np.dtype(np.float32)
+    if dtype.kind not in "iu":
+        constant = graph.add_constant("mask", Tensor(mask.astype(dtype)))
+        return emit(graph, "Mul", [data, constant]).output
+    stays = graph.add_constant("mask", Tensor(mask))
+    return emit(graph, "Where", [stays, data, zero or graph.add_constant("zero", Tensor(np.zeros((), dtype)))]).output
 
 
 def _layouts(dimensions: Dimensions, op: Op, port: int) -> Layouts:
     value = op.inputs[port]
     assert value is not None
     use = Use(op, port)
-    return dimensions.layouts[use if use in dimensions.layouts else value]
+    return dimensions.layouts[use] if use in dimensions.layouts else dimensions.layouts.get(value, [])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.ir.dims.algebra import Dim, Layout, expand, find, indices, leaves, pin, size_of, split_sum, unify
+from secateur.ir.dims.algebra import Dim, Layout, expand, find, indices, leaves, owners, pin, size_of, split_sum, unify
 
 
 def _kept(layouts: list[Layout], seed: int) -> dict[Dim, np.ndarray]:
@@ -118,3 +118,19 @@ def test_a_pin_holds_for_parts_and_for_what_is_merged_later() -> None:
     unify([one], [Dim(3), Dim(4)])
     unify([other], [one])
     assert {leaf.pin for leaf in leaves([other])} == {"because"}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(_worlds())
+def test_every_index_has_one_owner_in_each_leaf_at_most(
+    world: tuple[list[Layout], list[tuple[Layout, Layout]]],
+) -> None:
+    """Keeping all but one index of a leaf removes just the entries that it owns."""
+    layouts, _ = world
+    for layout in layouts:
+        for leaf in set(leaves(layout)):
+            assert leaf.size is not None
+            owned = owners(layout, leaf)
+            for index in range(leaf.size):
+                kept = {leaf: np.delete(np.arange(leaf.size), index)}
+                np.testing.assert_array_equal(indices(layout, kept), np.flatnonzero(owned != index))

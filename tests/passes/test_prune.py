@@ -1,4 +1,4 @@
-"""Channel pruning: the mask oracle, refusals with reasons, and what reconstruction is worth on a real network."""
+"""The prune pass: the mask oracle through the pass, refusals with reasons, and what reconstruction is worth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.convolutional import Net
+from helpers.masking import mask_readers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,16 +17,16 @@ from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.ir.build import emit
+from secateur.ir.dims.analysis import Dimensions
+from secateur.ir.dims.groups import Group, groups
+from secateur.ir.dims.shrink import shrink
 from secateur.ir.errors import RefusedError
 from secateur.ir.onnx_read import load
 from secateur.ir.onnx_write import to_bytes
-from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
-from secateur.passes.manifest import Manifest
 from secateur.passes.pipeline import parse_pipeline
-from secateur.passes.prune.chains import Chain, Refusal, chains
-from secateur.passes.prune.surgery import remove_channels
+from secateur.passes.prune.facts import dims
 
 RESNET = Path(__file__).parents[2] / "examples" / "fashion_mnist" / "resnet.onnx"
 PADS = [1, 1, 1, 1]
@@ -44,12 +45,25 @@ def _shared(net: Net) -> Graph:
     """The weight of the reader also scales its output."""
     shared = net.weight(3, 8, 3, 3)
     net.op("Relu").op("Conv", shared)
-    total = emit(net.graph, "ReduceSum", [shared], {"keepdims": 0}).output
+    total = emit(net.graph, "ReduceSum", [emit(net.graph, "Abs", [shared]).output], {"keepdims": 0}).output
     return net.op("Mul", total).done()
 
 
 def _scaled(net: Net) -> Net:
     return net.op("Mul", net.weight(1, 8, 1, 1)).op("Add", net.weight(8, 1, 1)).op("PRelu", net.weight(8, 1, 1))
+
+
+def _residual(net: Net) -> Net:
+    start = net.value
+    net.conv(8, pads=PADS).op("Relu").conv(8, pads=PADS)
+    return net.op("Add", start)
+
+
+def _dense(net: Net) -> Net:
+    start = net.value
+    net.conv(4, pads=PADS).op("Relu")
+    net.value, net.width = emit(net.graph, "Concat", [start, net.value], {"axis": 1}).output, 12
+    return net
 
 
 NETS: dict[str, Callable[[], Graph]] = {
@@ -73,6 +87,9 @@ NETS: dict[str, Callable[[], Graph]] = {
     "scale for each channel": lambda: _scaled(Net().conv(8)).conv(5).done(),
     "two readers": lambda: _two_readers(Net().conv(8).op("Relu")),
     "weight shared with another op": lambda: _shared(Net().conv(8, pads=PADS)),
+    "residual trunk": lambda: _residual(_residual(Net().conv(8)).op("Relu")).conv(5).done(),
+    "dense concatenation": lambda: _dense(Net().conv(8)).conv(5).done(),
+    "grouped convolution": lambda: Net().conv(8).op("Relu").conv(12, group=4, pads=PADS).op("Relu").conv(5).done(),
 }
 
 
@@ -91,18 +108,8 @@ def _array(graph: Graph, name: str) -> np.ndarray:
     return tensor.numpy()
 
 
-def _first_chain(graph: Graph) -> Chain:
-    return next(chain for chain in chains(known(graph)) if isinstance(chain, Chain))
-
-
-def _mask_readers(graph: Graph, removed: np.ndarray) -> None:
-    """Zeroes what the readers of the first chain multiply the removed channels with: the dense half of the oracle."""
-    for consumer in _first_chain(graph).consumers:
-        use = consumer.use
-        weight = np.moveaxis(use.tensor.numpy().copy(), use.contracted, 0)
-        weight.reshape(-1, consumer.stride, *weight.shape[1:])[removed] = 0
-        masked = graph.add_constant("masked", Tensor(np.ascontiguousarray(np.moveaxis(weight, 0, use.contracted))))
-        graph.set_inputs(use.op, [masked if port == use.port else value for port, value in enumerate(use.op.inputs)])
+def _free(found: Dimensions) -> list[Group]:
+    return [group for group in groups(found) if group.pin is None and group.inexact is None]
 
 
 def _compress(graph: Graph, text: str, feeds: dict[str, Any] | None = None) -> Result:
@@ -112,12 +119,17 @@ def _compress(graph: Graph, text: str, feeds: dict[str, Any] | None = None) -> R
 
 @pytest.mark.parametrize("name", NETS)
 @settings(max_examples=6, deadline=None, derandomize=True)
-@given(kept=st.sets(st.integers(0, 7), min_size=1, max_size=7))
-def test_removing_channels_equals_masking_them(name: str, kept: set[int]) -> None:
-    indices = np.array(sorted(kept))
+@given(st.data())
+def test_removing_units_equals_masking_them(name: str, data: st.DataObject) -> None:
     masked, pruned = NETS[name](), NETS[name]()
-    _mask_readers(masked, np.setdiff1d(np.arange(8), indices))
-    remove_channels(pruned, _first_chain(pruned), indices, Manifest())
+    here, there = dims(masked), dims(pruned)
+    kept_here, kept_there = {}, {}
+    assert _free(here)
+    for one, other in zip(_free(here), _free(there), strict=True):
+        some = sorted(data.draw(st.sets(st.integers(0, one.size - 1), min_size=1), label=one.name))
+        kept_here[one.dim], kept_there[other.dim] = np.array(some), np.array(some)
+    mask_readers(masked, here, kept_here)
+    shrink(pruned, there, kept_there)
     pruned.verify()
     np.testing.assert_allclose(_run(pruned), _run(masked), rtol=1e-4, atol=1e-4)
 
@@ -125,33 +137,37 @@ def test_removing_channels_equals_masking_them(name: str, kept: set[int]) -> Non
 @pytest.mark.parametrize("name", NETS)
 def test_the_manifest_replays_the_surgery(name: str) -> None:
     """Taking the kept indices of every weight named there gives the weights of the pruned graph."""
-    dense, pruned, manifest = NETS[name](), NETS[name](), Manifest()
-    remove_channels(pruned, _first_chain(pruned), [1, 4, 6], manifest)
-    assert manifest.kept
-    for weight, axes in manifest.kept.items():
+    dense = NETS[name]()
+    result = _compress(dense, "prune{ratio=0.4, align=1, dims=all}")
+    assert result.manifest.kept
+    for weight, axes in result.manifest.kept.items():
         expected = _array(dense, weight if dense.get(weight) else weight.rpartition("_")[0])
         for axis, indices in axes.items():
             expected = expected.take(indices, axis)
-        np.testing.assert_array_equal(_array(pruned, weight), expected)
-    untouched = {value.name for value in dense.constants()} - set(manifest.kept)
-    for weight in untouched:
-        np.testing.assert_array_equal(_array(pruned, weight), _array(dense, weight))
+        np.testing.assert_array_equal(_array(result.graph, weight), expected)
+    for value in dense.constants():
+        if value.name not in result.manifest.kept and value.const is not None and value.const.dtype.is_float:
+            np.testing.assert_array_equal(_array(result.graph, value.name), value.const.numpy())
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
         (lambda: Net().conv(8).done(), "output of the model"),
-        (lambda: Net().conv(8).op("Softmax", axis=1).conv(5).done(), "no rule"),
-        (lambda: Net().conv(8).conv(8, group=2).op("Relu").done(), "neither depthwise"),
-        (lambda: (net := Net(8)).conv(8, pads=PADS).op("Add", net.graph.inputs[0]).done(), "made elsewhere"),
-        (lambda: Net().conv(8).op("Flatten", axis=2).done(), "does not flatten"),
+        (lambda: Net().conv(8).op("NonMaxThing").conv(5), "no rule"),
+        (
+            lambda: (net := Net(8)).conv(8, pads=PADS).op("Add", net.graph.inputs[0]).conv(5).done(),
+            "input of the model",
+        ),
     ],
 )
-def test_what_cannot_be_pruned_says_why(build: Callable[[], Graph], words: str) -> None:
-    first = chains(known(build()))[0]
-    assert isinstance(first, Refusal)
-    assert words in first.reason
+def test_what_cannot_be_pruned_says_why(build: Callable[[], Any], words: str) -> None:
+    graph = build()
+    if isinstance(graph, Net):
+        graph.graph.set_interface(outputs=[graph.value])
+        graph = graph.graph
+    pins = [group.pin for group in groups(dims(graph)) if group.pin and "kernel" not in group.pin]
+    assert any(words in pin for pin in pins)
 
 
 def test_without_data_it_prunes_by_magnitude_and_says_so() -> None:
@@ -161,6 +177,14 @@ def test_without_data_it_prunes_by_magnitude_and_says_so() -> None:
     assert result.manifest.kept["w"][0].tolist() == sorted(np.argsort(-norms)[:4])
     assert result.manifest.exact
     assert any("magnitude" in note for note in result.report.entries[0].notes)
+
+
+def test_trunks_are_left_alone_unless_asked_for() -> None:
+    graph = NETS["residual trunk"]()
+    inner, everything = (_compress(graph, f"prune{{align=1, dims={dims}}}") for dims in ("inner", "all"))
+    assert inner.report.rewrites == 2
+    assert everything.report.rewrites == 3
+    assert any("it is hidden" in note for note in inner.report.entries[0].notes)
 
 
 def test_lasso_without_data_is_refused_and_nothing_changes() -> None:
@@ -173,7 +197,7 @@ def test_lasso_without_data_is_refused_and_nothing_changes() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_reconstruction_never_hurts_the_held_out_samples(name: str) -> None:
-    result = _compress(NETS[name](), "prune{ratio=0.5, align=1, positions=0}", _images(40, 3))
+    result = _compress(NETS[name](), "prune{ratio=0.5, align=1, positions=0, dims=all}", _images(40, 3))
     touched = [row for row in result.report.entries[0].rows if "error" in row]
     assert touched
     assert not result.manifest.exact

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-FAMILIES = ("pointwise", "contractions", "shapes", "pieces", "reductions", "spatial")
+FAMILIES = (
+    *("pointwise", "contractions", "shapes", "pieces", "reductions", "norms", "spatial", "scatter", "quantized"),
+    *("recurrent", "rotary", "attention", "experts"),
+)
 
 
 def load() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from secateur.ir.dims.algebra import Dim, Layout, as_one, split_sum, sum_of
+from secateur.ir.dims.algebra import Dim, Layout, as_one, sum_of
 from secateur.ir.dims.axes import Axes, Unruly, dims_rules
+from secateur.ir.dims.positions import pick
+from secateur.ir.dims.rules.agreement import pin_all, same
 from secateur.ir.dims.rules.pointwise import broadcast_layouts
 
 MOST_SINGLES = 8192
@@ -29,7 +31,9 @@ def concat(axes: Axes) -> None:
     if any(term.size is None for term in terms):
         for term in terms:
             axes.pin([term], "joins parts of unknown size")
-        axes.output([*rest[:axis], axes.fresh_output()[axis], *rest[axis + 1 :]])
+        whole = axes.fresh_output()[axis]
+        axes.pin(whole, "joins parts of unknown size")
+        axes.output([*rest[:axis], whole, *rest[axis + 1 :]])
         return
     joined: Layout = (terms[0],) if len(terms) == 1 else (sum_of(terms),) if terms else ()
     axes.output([*rest[:axis], joined, *rest[axis + 1 :]])
@@ -44,9 +48,11 @@ def split(axes: Axes) -> None:
     known = axes.integers(1, "split") or [size for size in sizes if size is not None]
     if len(known) != len(axes.op.outputs):
         raise Unruly(f"{axes.op}: the sizes of its parts are computed")
-    parts = split_sum(data[axis], known)
+    parts = axes.split(data[axis], known)
     for port, size in enumerate(known):
-        part = parts[port] if parts is not None else axes.axis(size)
+        part = parts[port] if parts is not None and size > 1 else axes.axis(size)
+        if parts is not None and size == 1:
+            axes.pin(parts[port], "takes one index by itself")
         if parts is None:
             axes.pin(part, "cuts it where no dimension ends")
         axes.output([*data[:axis], part, *data[axis + 1 :]], port)
@@ -55,29 +61,36 @@ def split(axes: Axes) -> None:
 @dims_rules.register("Slice")
 def slice_(axes: Axes) -> None:
     """A run of indices is one term of a sum; every n-th index is the outer factor of a product."""
-    made = list(axes.input(0))
-    for axis, start, stop, step in bounds(axes):
-        made[axis] = picked(axes, axis, range(start, stop, step))
+    data = axes.input(0)
+    made, fresh = list(data), axes.fresh_output()
+    for axis, bounds in _bounds(axes):
+        if bounds is None:
+            made[axis] = fresh[axis]
+            axes.pin((*data[axis], *fresh[axis]), "cuts it where a run finds out")
+        else:
+            made[axis] = picked(axes, axis, bounds)
     axes.output(made)
 
 
-def bounds(axes: Axes) -> list[tuple[int, int, int, int]]:
-    """(axis, start, stop, step) for each axis that is cut, resolved against its size."""
+def _bounds(axes: Axes) -> Iterator[tuple[int, range | None]]:
+    """Each axis that is cut, and the indices that are taken; None where they are not known before run time."""
     data = axes.input(0)
     starts, stops = axes.integers(1, "starts"), axes.integers(2, "ends")
-    if starts is None or stops is None:
-        raise Unruly(f"{axes.op}: its bounds are computed")
-    which = axes.integers(3, "axes") or list(range(len(starts)))
-    steps = axes.integers(4) or [1] * len(starts)
-    found = []
-    for axis, start, stop, step in zip((axis % len(data) for axis in which), starts, stops, steps, strict=True):
+    which = axes.integers(3, "axes")
+    if which is None and axes.has(3):
+        raise Unruly(f"{axes.op}: which axes it cuts is computed")
+    if which is None:
+        count = axes.size(axes.op.input(1), 0) if starts is None else len(starts)
+        which = list(range(len(data) if count is None else count))
+    steps = axes.integers(4) or (None if axes.has(4) else [1] * len(which))
+    for place, axis in enumerate(axis % len(data) for axis in which):
         size = axes.size(axes.op.input(0), axis)
-        if size is None and (start, step) == (0, 1) and stop >= 2**31 - 1:
-            continue
-        if size is None:
-            raise Unruly(f"{axes.op} cuts an axis of unknown size")
-        found.append((axis, *slice(start, stop, step).indices(size)))
-    return found
+        if starts is None or stops is None or steps is None:
+            yield axis, None
+        elif size is not None:
+            yield axis, range(size)[starts[place] : stops[place] : steps[place]]
+        elif (starts[place], steps[place]) != (0, 1) or stops[place] < 2**31 - 1:
+            yield axis, None
 
 
 def picked(axes: Axes, axis: int, wanted: Sequence[int]) -> Layout:
@@ -93,7 +106,7 @@ def picked(axes: Axes, axis: int, wanted: Sequence[int]) -> Layout:
     step = wanted[1] - wanted[0] if count > 1 else 1
     regular = all(wanted[place] == wanted[0] + place * step for place in range(count))
     if regular and step == 1:
-        parts = split_sum(layout, [wanted[0], count, size - wanted[0] - count])
+        parts = axes.split(layout, [wanted[0], count, size - wanted[0] - count])
         if parts is not None and count == 1:
             axes.pin(parts[1], "takes one index by itself")
             return ()
@@ -108,7 +121,7 @@ def picked(axes: Axes, axis: int, wanted: Sequence[int]) -> Layout:
 
 def _singles(axes: Axes, layout: Layout, size: int, wanted: Sequence[int]) -> Layout:
     """Indices in any order, any number of times: terms of a sum of single indices."""
-    terms = split_sum(layout, [1] * size) if size <= MOST_SINGLES else None
+    terms = axes.split(layout, [1] * size) if size <= MOST_SINGLES else None
     if terms is None:
         axes.pin(layout, "picks single indices")
         return _pinned(axes, len(wanted))
@@ -130,9 +143,50 @@ def gather(axes: Axes) -> None:
     if chosen is not None and chosen.ndim == 1 and (size := axes.size(axes.op.input(0), axis)) is not None:
         made = [picked(axes, axis, [int(index) % size for index in chosen])]
     else:
-        axes.pin(data[axis], "picks from it by index")
+        pick(axes, data[axis], 1)
         made = axes.input(1)
     axes.output([*data[:axis], *made, *data[axis + 1 :]])
+
+
+@dims_rules.register("Compress")
+def compress(axes: Axes) -> None:
+    """Some indices of an axis, or of all elements, as a condition says at run time."""
+    data, axis = axes.input(0), axes.attribute("axis")
+    made: Layout = (Dim(None, axes.op.title),)
+    if axis is None:
+        pin_all(axes, data, "keeps what a run finds out")
+        axes.output([made])
+        return
+    axis %= len(data)
+    pin_all(axes, [data[axis], *axes.input(1)], "keeps what a run finds out")
+    axes.output([*data[:axis], made, *data[axis + 1 :]])
+
+
+@dims_rules.register("CenterCropPad")
+def center_crop_pad(axes: Axes) -> None:
+    """Axes that change their size are cut or padded in the middle; the others pass."""
+    data, made = axes.input(0), axes.fresh_output()
+    before, after = axes.known.shape(axes.op.input(0)), axes.known.shape(axes.op.output)
+    assert before is not None
+    assert after is not None
+    which = {axis % len(data) for axis in axes.attribute("axes") or range(len(data))}
+    for axis, layout in enumerate(data):
+        if axis not in which or (isinstance(before[axis], int) and before[axis] == after[axis]):
+            made[axis] = layout
+            if axis in which:
+                axes.pin(layout, "is told its size")
+        else:
+            axes.pin((*layout, *made[axis]), "cuts or pads it in the middle")
+    axes.output(made)
+
+
+@dims_rules.register("ReverseSequence")
+def reverse_sequence(axes: Axes) -> None:
+    """Turns round the first so many positions, a number for each sample."""
+    data, lengths = axes.input(0), axes.input(1)
+    axes.pin(data[axes.attribute("time_axis", 0)], "turns round a part of it")
+    same(axes, data[axes.attribute("batch_axis", 1)], lengths[0])
+    axes.output(data)
 
 
 @dims_rules.register("Pad")

@@ -1,36 +1,76 @@
-"""Ops that take statistics over axes: sums forget removed zeros, means and norms do not."""
+"""Ops that take something of all indices of an axis: sums forget removed zeros, means, shares and ranks do not."""
 
 from __future__ import annotations
 
-from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
+from secateur.ir.dims.axes import Axes, Unruly, dims_rules
+from secateur.ir.dims.positions import unread
+from secateur.ir.dims.rules.agreement import pin_all
+
+_SUMS = "ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum com.microsoft::ReduceSumInteger"
+_OTHERS = "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSumExp"
 
 
-@dims_rules.register(
-    *"ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceProd ReduceSumSquare".split(),
-    *"ReduceLogSum ReduceLogSumExp ArgMax ArgMin".split(),
-)
+@dims_rules.register(*_SUMS.split())
+def reduce_sum(axes: Axes) -> None:
+    """Axes that stay pass; a sum (of magnitudes, of squares) is the same without zeros."""
+    _reduce(axes)
+
+
+@dims_rules.register(*_OTHERS.split())
 def reduce(axes: Axes) -> None:
-    """Axes that stay pass; a sum (of magnitudes, of squares) is the same without zeros, anything else is not."""
+    """Axes that stay pass; a mean, a product or an extreme is not the same without zeros."""
+    data = axes.input(0)
+    for axis in _reduce(axes):
+        axes.inexact(data[axis], "reduces over it")
+
+
+def _reduce(axes: Axes) -> set[int]:
     data = axes.input(0)
     which = _reduced(axes, len(data))
-    if not axes.op.op_type.startswith(("ReduceSum", "ReduceL")) or axes.op.op_type.startswith("ReduceLog"):
-        for axis in which:
-            axes.inexact(data[axis], "reduces over it")
-    for axis in which if axes.op.op_type.startswith("Arg") else ():
-        axes.pin(data[axis], "gives positions on it")
     keep = axes.attribute("keepdims", 1)
     axes.output([() if axis in which else layout for axis, layout in enumerate(data) if keep or axis not in which])
+    return which
 
 
 def _reduced(axes: Axes, rank: int) -> set[int]:
-    if axes.op.op_type.startswith("Arg"):
-        return {axes.attribute("axis", 0) % rank}
     which = axes.integers(1, "axes")
     if which is None and axes.has(1):
         raise Unruly(f"{axes.op}: its axes are computed")
     if not which:
         return set() if axes.attribute("noop_with_empty_axes", 0) else set(range(rank))
     return {axis % rank for axis in which}
+
+
+@dims_rules.register("ArgMax", "ArgMin")
+def best(axes: Axes) -> None:
+    """The position of the best: a number that counts indices of the axis."""
+    data = axes.input(0)
+    axis = axes.attribute("axis", 0) % len(data)
+    axes.inexact(data[axis], "picks the best of them")
+    _give_positions(axes, axis, 0)
+    kept: list[tuple[()]] = [()] if axes.attribute("keepdims", 1) else []
+    axes.output([*data[:axis], *kept, *data[axis + 1 :]])
+
+
+@dims_rules.register("TopK")
+def top_k(axes: Axes) -> None:
+    """The best of an axis and their positions: which ones is found out at run time."""
+    data = axes.input(0)
+    axis = axes.attribute("axis", -1) % len(data)
+    axes.inexact(data[axis], "ranks its indices")
+    _give_positions(axes, axis, 1)
+    for port in (0, 1):
+        made = axes.fresh_output(port)
+        if made:
+            axes.pin(made[axis], "gives its best")
+            axes.output([*data[:axis], made[axis], *data[axis + 1 :]], port)
+
+
+def _give_positions(axes: Axes, axis: int, port: int) -> None:
+    made = axes.op.outputs[port] if port < len(axes.op.outputs) else None
+    reader = None if made is None else unread(axes.known.graph, made)
+    if reader is not None:
+        axes.pin(axes.input(0)[axis], f"gives positions on it to {reader}")
 
 
 @dims_rules.register("Softmax", "LogSoftmax", "Hardmax")
@@ -44,12 +84,19 @@ def softmax(axes: Axes) -> None:
     axes.output(data)
 
 
-@dims_rules.register("CumSum", "LpNormalization", "MeanVarianceNormalization", "LRN")
-def along_one_axis(axes: Axes) -> None:
-    """Mixes the indices of an axis."""
+@dims_rules.register("CumSum", "LpNormalization")
+def sum_along(axes: Axes) -> None:
+    """Sums of what comes before, or norms of what lies along an axis, are the same without zeros."""
+    axes.output(axes.input(0))
+    if axes.op.op_type == "CumSum" and axes.integers(1) is None:
+        pin_all(axes, axes.input(0), "runs along an axis that is computed")
+
+
+@dims_rules.register("CumProd", "MeanVarianceNormalization", "LRN")
+def mix_along(axes: Axes) -> None:
+    """Everything passes; the indices of some axes are mixed."""
     data = axes.input(0)
-    mixed = _mixed(axes, len(data))
-    for axis in mixed:
+    for axis in _mixed(axes, len(data)):
         axes.inexact(data[axis], "mixes its indices")
     axes.output(data)
 
@@ -59,83 +106,5 @@ def _mixed(axes: Axes, rank: int) -> list[int]:
         return [1]
     if axes.op.op_type == "MeanVarianceNormalization":
         return [axis % rank for axis in axes.attribute("axes", (0, 2, 3))]
-    if axes.op.op_type == "LpNormalization":
-        return [axes.attribute("axis", -1) % rank]
     axis = axes.integers(1)
     return list(range(rank)) if axis is None else [axis[0] % rank]
-
-
-@dims_rules.register("TopK")
-def top_k(axes: Axes) -> None:
-    """The best of an axis: which ones is found out at run time."""
-    data = axes.input(0)
-    axis = axes.attribute("axis", -1) % len(data)
-    axes.inexact(data[axis], "ranks its indices")
-    for port in (0, 1):
-        made = axes.fresh_output(port)
-        if made:
-            axes.pin(made[axis], "gives its best")
-            axes.output([*data[:axis], made[axis], *data[axis + 1 :]], port)
-
-
-@dims_rules.register("BatchNormalization", "InstanceNormalization")
-def channel_norm(axes: Axes) -> None:
-    """Each channel by itself, with parameters for each."""
-    data = axes.input(0)
-    for port in range(1, len(axes.op.inputs)):
-        if axes.has(port):
-            axes.unify(data[1], axes.input(port)[0])
-    axes.output(data)
-
-
-@dims_rules.register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-def layer_norm(axes: Axes) -> None:
-    """Statistics over the last axes, parameters for each of their indices."""
-    data = axes.input(0)
-    _normalised(axes, data, axes.attribute("axis", -1) % len(data), range(1, len(axes.op.inputs)))
-    axes.output(data)
-
-
-def _normalised(axes: Axes, data: Layouts, first: int, parameters: range) -> None:
-    for layout in data[first:]:
-        axes.inexact(layout, "normalises over it")
-    for port in parameters:
-        if axes.has(port):
-            for mine, theirs in zip(reversed(data[first:]), reversed(axes.input(port)), strict=False):
-                if theirs:
-                    axes.unify(mine, theirs)
-
-
-@dims_rules.register("GroupNormalization")
-def group_norm(axes: Axes) -> None:
-    """Channels are groups times channels of a group; statistics run over the latter."""
-    data, groups = axes.input(0), axes.attribute("num_groups")
-    channels = axes.size(axes.op.input(0), 1)
-    if channels is None:
-        raise Unruly(f"{axes.op}: the number of its channels is not known")
-    inner = axes.axis(channels // groups, axes.op.title)
-    axes.unify(data[1], (*axes.axis(groups, f"groups of {axes.op}"), *inner))
-    axes.inexact(inner, "normalises over it")
-    old = (axes.known.graph.root.header.opset() or 21) < 21
-    for port in (1, 2):
-        axes.unify(axes.input(port)[0], axes.axis(groups) if old else data[1])
-    axes.output(data)
-
-
-@dims_rules.register("QuantizeLinear", "DequantizeLinear")
-def quantize(axes: Axes) -> None:
-    """Everything passes; scales and zero points lie along one axis, or hold a block of indices each."""
-    data = axes.input(0)
-    axis, block = axes.attribute("axis", 1) % max(len(data), 1), axes.attribute("block_size", 0)
-    for port in (1, 2):
-        if not axes.has(port) or not (scale := axes.input(port)):
-            continue
-        if len(scale) == 1 and scale[0]:
-            axes.unify(data[axis], scale[0])
-        elif len(scale) == len(data):
-            for place, (mine, theirs) in enumerate(zip(data, scale, strict=True)):
-                if place == axis and block:
-                    axes.pin((*mine, *theirs), f"scales it in blocks of {block}")
-                elif theirs:
-                    axes.unify(mine, theirs)
-    axes.output(data)

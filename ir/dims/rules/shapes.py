@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from secateur.ir.dims.algebra import Dim, Layout
-from secateur.ir.dims.axes import Axes, Unruly, dims_rules
-from secateur.ir.dims.rules.contractions import whole
+from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
+from secateur.ir.dims.numbers import other_readers
+from secateur.ir.dims.rules.agreement import pin_all
+from secateur.ir.dims.rules.contractions import SPACE, whole
 
 
-@dims_rules.register("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@dims_rules.register("Reshape", "Flatten", "Squeeze", "Unsqueeze", "com.microsoft::ExpandDims")
 def reshape(axes: Axes) -> None:
     """The same elements in the same order: the run of all input axes is the run of all output axes."""
     made = axes.fresh_output()
@@ -41,34 +45,89 @@ def tile(axes: Axes) -> None:
     axes.output([(*axes.axis(count, "copies"), *layout) for count, layout in zip(repeats, data, strict=True)])
 
 
+@dims_rules.register("ConstantOfShape")
+def constant_of_shape(axes: Axes) -> None:
+    """The same number everywhere: an axis has as many indices as what it meets."""
+    axes.fresh_output()
+
+
 @dims_rules.register("DepthToSpace")
 def depth_to_space(axes: Axes) -> None:
     """Channels are block x block x rest (DCR), or rest x block x block (CRD)."""
-    data, block = axes.input(0), axes.attribute("blocksize")
-    made = axes.fresh_output()
-    cell: Layout = (Dim(block), Dim(block)) if block > 1 else ()
-    axes.pin(cell, "moves it into space")
-    column_first = axes.attribute("mode", "DCR") == "CRD"
-    axes.unify(data[1], (*made[1], *cell) if column_first else (*cell, *made[1]))
+    data, made = axes.input(0), axes.fresh_output()
+    cell = _cell(axes, [*data[2:], *made[2:]], "moves it into space")
+    axes.unify(data[1], (*made[1], *cell) if _is_column_first(axes) else (*cell, *made[1]))
     axes.output([data[0], *made[1:]])
-    for layout in (*data[2:], *made[2:]):
-        axes.pin(layout, "moves it into space")
 
 
 @dims_rules.register("SpaceToDepth")
 def space_to_depth(axes: Axes) -> None:
-    """Channels become block x block x channels."""
-    data, block = axes.input(0), axes.attribute("blocksize")
+    """Channels become block x block x channels (DCR), or channels x block x block (CRD, from opset 28)."""
+    data, made = axes.input(0), axes.fresh_output()
+    cell = _cell(axes, [*data[2:], *made[2:]], "takes it from space")
+    channels = (*data[1], *cell) if _is_column_first(axes) else (*cell, *data[1])
+    axes.output([data[0], channels, *made[2:]])
+
+
+def _cell(axes: Axes, space: Layouts, reason: str) -> Layout:
+    block = axes.attribute("blocksize")
+    cell: Layout = (Dim(block, axes.op.title), Dim(block, axes.op.title)) if block > 1 else ()
+    pin_all(axes, [cell, *space], reason)
+    return cell
+
+
+def _is_column_first(axes: Axes) -> bool:
+    return bool(axes.attribute("mode", "DCR") == "CRD")
+
+
+@dims_rules.register("Col2Im")
+def columns_to_image(axes: Axes) -> None:
+    """[n, channels * block, positions] becomes [n, channels, ..]: what a sliding window saw is added up in space."""
+    data, block = axes.input(0), axes.integers(2)
+    size = axes.size(axes.op.input(0), 1)
+    if block is None or size is None:
+        raise Unruly(f"{axes.op}: the size of its block is computed")
+    cell: Layout = (Dim(math.prod(block), axes.op.title),)
+    channels = axes.axis(size // math.prod(block), axes.op.title)
+    axes.unify(data[1], (*channels, *cell))
     made = axes.fresh_output()
-    cell: Layout = (Dim(block), Dim(block)) if block > 1 else ()
-    axes.pin(cell, "takes it from space")
-    for layout in (*data[2:], *made[2:]):
-        axes.pin(layout, "takes it from space")
-    axes.output([data[0], (*cell, *data[1]), *made[2:]])
+    pin_all(axes, [cell, data[2], *made[2:]], SPACE)
+    axes.output([data[0], channels, *made[2:]])
 
 
-@dims_rules.register("Shape", "Size", "Range", "ConstantOfShape", "NonZero")
+@dims_rules.register("Shape", "Size")
+def measure(axes: Axes) -> None:
+    """Sizes as numbers: shapes that are made of them follow; where they are reckoned with, they must stay."""
+    data = axes.input(0)
+    start = axes.attribute("start", 0)
+    for axis in range(*slice(start, axes.attribute("end")).indices(len(data))):
+        reader = _reckons(axes, axis - start % max(len(data), 1))
+        if reader is not None:
+            axes.pin(data[axis], f"gives its size to {reader}")
+    pin_all(axes, axes.fresh_output(), "counts it")
+
+
+def _reckons(axes: Axes, place: int) -> str | None:
+    """Who takes one entry of a shape for more than a size."""
+    graph, made = axes.known.graph, axes.op.output
+    if axes.op.op_type == "Size" or made in graph.outputs:
+        return next(other_readers(graph, made), None)
+    for op in graph.consumers(made):
+        chosen = axes.known.constant(op.input(1)) if op.op_type == "Gather" and op.input(0) is made else None
+        if chosen is not None:
+            length = axes.size(made, 0) or 1
+            if place in (chosen.numpy().reshape(-1) % length).tolist():
+                reader = next(other_readers(graph, op.output), None)
+                if reader is not None:
+                    return reader
+        elif (reader := next(other_readers(graph, made, op), None)) is not None:
+            return reader
+    return None
+
+
+@dims_rules.register("Range", "NonZero", "com.microsoft::Range")
 def counted(axes: Axes) -> None:
-    """Numbers about shapes: none of their axes can go."""
-    for layout in axes.fresh_output():
-        axes.pin(layout, "counts it")
+    """Positions as numbers: they count what they lie on."""
+    if axes.op.op_type == "NonZero":
+        pin_all(axes, axes.input(0), "gives positions on it")
+    pin_all(axes, axes.fresh_output(), "counts it")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.ir.dims.axes import Axes, dims_rules
+from secateur.ir.dims.algebra import Dim
+from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
+from secateur.ir.dims.rules.agreement import pin_all, same
 from secateur.ir.dims.rules.contractions import SPACE
 
 
@@ -12,31 +14,85 @@ def pool(axes: Axes) -> None:
     data = axes.input(0)
     for port in range(len(axes.op.outputs)):
         made = axes.fresh_output(port)
-        for layout in (*made[2:], *data[2:]):
-            axes.pin(layout, SPACE)
+        pin_all(axes, [*made[2:], *data[2:]], SPACE)
         axes.output([*data[:2], *made[2:]], port)
     if len(axes.op.outputs) > 1 and axes.op.outputs[1] is not None:
-        axes.pin(data[1], "gives positions that count channels")
+        pin_all(axes, data[:2], "gives positions that count channels")
+
+
+@dims_rules.register("MaxUnpool")
+def unpool(axes: Axes) -> None:
+    """Elements go back to positions that count channels."""
+    data, made = axes.input(0), axes.fresh_output()
+    pin_all(axes, [*data, *axes.input(1), *made[2:]], "takes positions that count channels")
+    axes.output([*data[:2], *made[2:]])
+
+
+@dims_rules.register("com.microsoft::NhwcMaxPool")
+def pool_with_channels_last(axes: Axes) -> None:
+    """Batch and channels pass; positions lie between them."""
+    data = axes.input(0)
+    space: Layouts = [(Dim(None, axes.op.title),) for _ in data[1:-1]]
+    pin_all(axes, data[1:-1], SPACE)
+    axes.output([data[0], *space, data[-1]])
 
 
 @dims_rules.register("Resize", "Upsample")
 def resize(axes: Axes) -> None:
-    """Axes that keep their size pass; the others are positions in space."""
+    """Axes that are not scaled pass; the others are positions in space."""
     data, made = axes.input(0), axes.fresh_output()
-    shape, result = axes.known.shape(axes.op.input(0)), axes.known.shape(axes.op.outputs[0])
     for axis, layout in enumerate(made):
-        same = axis < 2 and (shape is None or result is None or shape[axis] == result[axis])
-        if same:
+        if _stays(axes, axis):
             made[axis] = data[axis]
         else:
-            axes.pin((*layout, *data[axis]), SPACE)
+            pin_all(axes, [layout, data[axis]], SPACE)
     axes.output(made)
 
 
-@dims_rules.register("GridSample", "RoiAlign")
+def _stays(axes: Axes, axis: int) -> bool:
+    """True where an axis is copied: its scale is one, or it is told the size that it has."""
+    before, after = (axes.known.shape(value) for value in (axes.op.input(0), axes.op.output))
+    if axes.attribute("coordinate_transformation_mode") == "tf_crop_and_resize" or before is None or after is None:
+        return False
+    which = [one % len(before) for one in axes.attribute("axes") or range(len(before))]
+    if axis not in which:
+        return True
+    scales = axes.attribute("scales") or _scales(axes)
+    if scales is not None:
+        return bool(scales[which.index(axis)] == 1)
+    return axis < 2 and before[axis] == after[axis]
+
+
+def _scales(axes: Axes) -> list[float] | None:
+    """Constant scales, wherever this version has them; None where there are none, or they are computed."""
+    given = axes.constant(2 if (axes.known.graph.root.header.opset() or 11) > 10 else 1)
+    return None if given is None or not given.size else [float(scale) for scale in given.reshape(-1)]
+
+
+@dims_rules.register("GridSample", "com.microsoft::GridSample")
 def sample(axes: Axes) -> None:
-    """Channels pass."""
+    """Channels pass, and so does the batch, which the grid has too."""
+    data, grid = axes.input(0), axes.input(1)
+    space = grid[1:-1]
+    pin_all(axes, [*data[2:], *grid[1:]], SPACE)
+    axes.output([same(axes, data[0], grid[0]), data[1], *space])
+
+
+@dims_rules.register("RoiAlign", "MaxRoiPool")
+def regions(axes: Axes) -> None:
+    """Channels pass; each region says which sample it is of."""
     data, made = axes.input(0), axes.fresh_output()
-    for layout in (*data[2:], *made[2:], *(one for port in range(1, len(axes.op.inputs)) for one in axes.input(port))):
-        axes.pin(layout, SPACE)
+    beside = [layout for port in range(1, len(axes.op.inputs)) for layout in axes.input(port)]
+    pin_all(axes, [data[0], *data[2:], made[0], *made[2:], *beside], SPACE)
     axes.output([made[0], data[1], *made[2:]])
+
+
+@dims_rules.register("AffineGrid")
+def affine_grid(axes: Axes) -> None:
+    """[n, 2, 3] becomes [n, .., 2]: only the batch passes."""
+    theta, made = axes.input(0), axes.fresh_output()
+    pin_all(axes, [*theta[1:], *made[1:]], SPACE)
+    if not made:
+        raise Unruly(f"{axes.op}: the rank of what it makes is not known")
+    axes.pin(theta[0], "is told the size of the batch")
+    axes.output([theta[0], *made[1:]])

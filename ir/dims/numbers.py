@@ -1,0 +1,168 @@
+"""Numbers that a graph computes from shapes: what they come to when sizes are these, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from secateur.ir.dims.algebra import Dim, Layout, expand
+from secateur.ir.graph import Graph
+from secateur.ir.node import Op, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A whole number times sizes that are not known before run time (in a fixed order)."""
+
+    number: int
+    unknown: tuple[Dim, ...] = ()
+
+    def __mul__(self, other: Count) -> Count:
+        return Count(self.number * other.number, tuple(sorted((*self.unknown, *other.unknown), key=id)))
+
+    def divided(self, other: Count) -> Count | None:
+        """The whole quotient; None where that cannot be told."""
+        rest = list(self.unknown)
+        for dim in other.unknown:
+            if dim not in rest:
+                return None
+            rest.remove(dim)
+        if not other.number or (rest and self.number % other.number):
+            return None
+        return Count(self.number // other.number, tuple(rest))
+
+
+Counts: TypeAlias = list[Count | None]
+"""The entries of a shape, None for those that cannot be told."""
+
+Sizes: TypeAlias = Callable[[Value], Counts | None]
+"""The sizes of the axes of a value; None where not even their number is known."""
+
+
+def count(layout: Layout, size: int | None) -> Count:
+    """The size of an axis: `size` where it is a number, else the product of its dimensions."""
+    if size is not None:
+        return Count(size)
+    product = Count(1)
+    for dim in expand(layout):
+        product *= Count(1, (dim,)) if dim.size is None else Count(dim.size)
+    return product
+
+
+def evaluate(graph: Graph, value: Value, sizes: Sizes) -> Counts | None:
+    """The entries of a shape-like value (a scalar has one) when the values that it measures have these sizes.
+
+    None where it is not computed from constants and shapes by ops that are known here.
+    """
+    tensor = graph.constant(value)
+    if tensor is not None:
+        return (
+            [Count(int(number)) for number in tensor.numpy().reshape(-1)] if tensor.dtype.numpy.kind in "iu" else None
+        )
+    maker = graph.producer(value)
+    if maker is None:
+        return None
+    if maker.op_type in ("Shape", "Size"):
+        return _measured(maker, sizes)
+    made = [evaluate(graph, one, sizes) for one in maker.inputs if one is not None]
+    known = [one for one in made if one is not None]
+    rule = _COMPUTED.get(maker.op_type)
+    return rule(maker, known) if rule is not None and len(known) == len(made) else None
+
+
+def _measured(op: Op, sizes: Sizes) -> Counts | None:
+    assert op.inputs[0] is not None
+    found = sizes(op.inputs[0])
+    if found is None or op.op_type == "Shape":
+        return None if found is None else found[op.attribute("start", 0) : op.attribute("end")]
+    total = Count(1)
+    for one in found:
+        if one is None:
+            return [None]
+        total *= one
+    return [total]
+
+
+def _same(op: Op, inputs: list[Counts]) -> Counts | None:
+    return inputs[0]
+
+
+def _concat(op: Op, inputs: list[Counts]) -> Counts | None:
+    return [one for some in inputs for one in some]
+
+
+def _gather(op: Op, inputs: list[Counts]) -> Counts | None:
+    numbers = [one.number if one is not None and not one.unknown else None for one in inputs[1]]
+    data = inputs[0]
+    return [data[at] if at is not None and -len(data) <= at < len(data) else None for at in numbers]
+
+
+def _slice(op: Op, inputs: list[Counts]) -> Counts | None:
+    starts, stops = op.attribute("starts"), op.attribute("ends")
+    steps = [1]
+    if starts is None:
+        bounds = [[one.number if one is not None and not one.unknown else None for one in some] for some in inputs[1:]]
+        if any(number is None for some in bounds for number in some) or len(bounds) < 2:
+            return None
+        starts, stops, steps = bounds[0], bounds[1], bounds[3] if len(bounds) > 3 else [1]
+    return inputs[0][starts[0] : stops[0] : steps[0]]
+
+
+def _arithmetic(op: Op, inputs: list[Counts]) -> Counts | None:
+    left, right = inputs
+    width = max(len(left), len(right))
+    if {len(left), len(right)} - {1, width}:
+        return None
+    return [
+        None if one is None or other is None else _combine(op.op_type, one, other)
+        for one, other in zip(left * (width // len(left)), right * (width // len(right)), strict=True)
+    ]
+
+
+def _combine(op_type: str, one: Count, other: Count) -> Count | None:
+    if op_type == "Mul":
+        return one * other
+    if op_type == "Div":
+        return one.divided(other)
+    if one.unknown or other.unknown:
+        return None
+    return Count(one.number + other.number if op_type == "Add" else one.number - other.number)
+
+
+_COMPUTED: dict[str, Callable[[Op, list[Counts]], Counts | None]] = {
+    **dict.fromkeys(("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"), _same),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
+    "Concat": _concat,
+    "Gather": _gather,
+    "Slice": _slice,
+}
+
+_SIZE_PORTS = frozenset(
+    {
+        *(("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Split", 1), ("Tile", 1), ("TopK", 1), ("Resize", 3)),
+        *(("Slice", port) for port in (1, 2, 3)),
+    }
+)
+"""(op type, port) that take sizes: their own rules see to it that these follow."""
+
+
+def other_readers(graph: Graph, value: Value, first: Op | None = None) -> Iterator[str]:
+    """What reads a size, directly or computed further, as anything else than a size.
+
+    `first` asks for what one of its readers does only.
+    """
+    seen, waiting = {value}, [value]
+    while waiting:
+        here = waiting.pop()
+        if here in graph.outputs:
+            yield f"the output {here.name!r}"
+        for op in [first] if first is not None and here is value else graph.consumers(here):
+            if op.op_type in _COMPUTED and not op.bodies():
+                if op.output not in seen:
+                    seen.add(op.output)
+                    waiting.append(op.output)
+                continue
+            ports = [port for port, one in enumerate(op.inputs) if one is here] or [-1]
+            if any((op.op_type, port) not in _SIZE_PORTS for port in ports):
+                yield str(op)

@@ -1,0 +1,107 @@
+"""Where axes are cut: sizes of parts, bounds, indices, and how many to take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secateur.ir.dims.resize.table import Resizing, resize_rules
+from secateur.ir.errors import RefusedError
+from secateur.ir.node import Op
+from secateur.ir.tensor import Tensor
+
+_register = resize_rules.register
+
+
+@_register("Split")
+def split(resizing: Resizing, op: Op) -> None:
+    """The sizes of the parts; parts that were equal without being told must be told now."""
+    axis = op.attribute("axis", 0) % len(resizing.input(op, 0))
+    sizes = [resizing.size(resizing.output(op, port)[axis]) for port in range(len(op.outputs))]
+    if any(size is None for size in sizes):
+        return
+    numbers = [int(size or 0) for size in sizes]
+    if op.input(1) is not None:
+        resizing.set_constant(op, 1, numbers)
+    elif op.attribute("split") is not None:
+        resizing.graph.set_attribute(op, "split", numbers)
+    elif len(set(numbers)) > 1:
+        _spell_split(resizing, op, numbers)
+
+
+def _spell_split(resizing: Resizing, op: Op, numbers: list[int]) -> None:
+    if (resizing.graph.root.header.opset() or 13) < 13:
+        resizing.graph.set_attribute(op, "split", numbers)
+        return
+    sizes = resizing.graph.add_constant(f"{op.outputs[0]}_sizes".lstrip("%"), Tensor(np.array(numbers, np.int64)))
+    resizing.graph.set_attribute(op, "num_outputs", None)
+    resizing.graph.set_inputs(op, [op.inputs[0], sizes])
+
+
+@_register("Slice")
+def slice_(resizing: Resizing, op: Op) -> None:
+    """Bounds: what lies before them of what stays."""
+    data = resizing.input(op, 0)
+    starts, ends = _bound(resizing, op, 1, "starts"), _bound(resizing, op, 2, "ends")
+    which = _bound(resizing, op, 3, "axes") or list(range(len(starts)))
+    steps = resizing.constant(op, 4) or [1] * len(starts)
+    if not starts or not ends:
+        return  # Bounds that are computed pin the axes that they cut.
+    for place, axis in enumerate(axis % len(data) for axis in which):
+        size = resizing.dimensions.known.size(op.inputs[0], axis)
+        if size is None or not resizing.shrinks(data[axis]):
+            continue
+        start, stop, step = slice(starts[place], ends[place], steps[place]).indices(size)
+        stays = resizing.indices(data[axis])
+        if step == 1:
+            starts[place], ends[place] = (int(np.searchsorted(stays, bound)) for bound in (start, stop))
+        elif step > 1:
+            ends[place] = len(stays)
+        else:
+            raise RefusedError(f"{op} goes backwards along an axis that would shrink", hint="leave this group alone")
+    _set_bound(resizing, op, 1, "starts", starts)
+    _set_bound(resizing, op, 2, "ends", ends)
+
+
+def _bound(resizing: Resizing, op: Op, port: int, attribute: str) -> list[int]:
+    given = op.attribute(attribute)
+    return [int(number) for number in given] if given is not None else resizing.constant(op, port) or []
+
+
+def _set_bound(resizing: Resizing, op: Op, port: int, attribute: str, numbers: list[int]) -> None:
+    if op.attribute(attribute) is not None:
+        resizing.set_attribute(op, attribute, tuple(numbers))
+    else:
+        resizing.set_constant(op, port, numbers)
+
+
+@_register("Gather")
+def gather(resizing: Resizing, op: Op) -> None:
+    """Constant indices: where what they pick lies now."""
+    data, chosen = resizing.input(op, 0), resizing.graph.constant(op.input(1))
+    axis = op.attribute("axis", 0) % len(data)
+    size = resizing.dimensions.known.size(op.inputs[0], axis)
+    if chosen is None or len(chosen.shape) != 1 or size is None:
+        return
+    stays = resizing.indices(data[axis])
+    wanted = chosen.numpy()[resizing.indices(resizing.output(op)[axis])] % size
+    resizing.set_constant(op, 1, np.searchsorted(stays, wanted).tolist())
+
+
+@_register("TopK")
+def top_k(resizing: Resizing, op: Op) -> None:
+    """No more can be taken than there are."""
+    data = resizing.input(op, 0)
+    axis = op.attribute("axis", -1) % len(data)
+    given = op.attribute("k")
+    numbers, size = [given] if given is not None else resizing.constant(op, 1), resizing.size(data[axis])
+    if numbers is not None and size is not None and numbers[0] > size:
+        raise RefusedError(f"{op} takes the best {numbers[0]} of what would be {size}", hint="keep at least that many")
+
+
+@_register("OneHot")
+def one_hot(resizing: Resizing, op: Op) -> None:
+    """How many positions there are."""
+    made = resizing.output(op)
+    size = resizing.size(made[op.attribute("axis", -1) % len(made)])
+    if size is not None and resizing.constant(op, 1) is not None:
+        resizing.set_constant(op, 1, [size])
