@@ -3,7 +3,10 @@
 #   make test    build the wheel, install it, run the tests on it
 # Each makes its own virtual environment. `make check` runs the linters and type checks of the gate.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+# The first interpreter that runs and is new enough; a name on the path need not be one that works.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for one in python3 python3.13 python3.12 python3.11; do \
+	$$one -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$one && break; done)
 DEMO := .venv-demo
 TEST := .venv-test
 # What the tests are installed with; add torch to run those that export PyTorch modules.
@@ -36,6 +39,7 @@ wheel: $(TEST)/done
 	$(TEST)/bin/python -m pip install --quiet --no-deps --force-reinstall dist/secateur-*.whl
 
 $(DEMO)/done: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install --quiet --upgrade pip
 	$(DEMO)/bin/python -m pip install --quiet -e '.[run]'
@@ -44,6 +48,7 @@ $(DEMO)/done: pyproject.toml
 	touch $@
 
 $(TEST)/done: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/python -m pip install --quiet --upgrade pip
 	$(TEST)/bin/python -m pip install --quiet $(WITH) '.[$(EXTRAS)]'
