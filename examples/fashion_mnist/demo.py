@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     folder: Path = parser.parse_args(arguments).output
     folder.mkdir(parents=True, exist_ok=True)
-    console, started = Console(), time.perf_counter()
+    console, started = Console(width=None if sys.stdout.isatty() else 110), time.perf_counter()
     images, labels = load("test")
     calibration_data = {"image": calibration(CALIBRATION_IMAGES, seed=0)}
 
@@ -146,22 +147,21 @@ def table_of(rows: Sequence[Row]) -> Table:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy over file size, one point a model."""
+    """Accuracy of each model as a bar, its size beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis: Any = figure.subplots()
-    for row in rows:
-        megabytes, percent = row.file_bytes / 1e6, 100 * row.accuracy
-        axis.plot(megabytes, percent, "o", markersize=9)
-        axis.annotate(row.name, (megabytes, percent), xytext=(8, 4), textcoords="offset points")
-    axis.set_xlabel("model file, MB")
-    axis.set_ylabel("accuracy on 10,000 test images, %")
-    axis.set_title("What each step costs, and what reconstruction gives back")
-    axis.grid(alpha=0.3)
-    axis.margins(x=0.35, y=0.1)
+    bars = axis.barh([row.name for row in rows], [100 * row.accuracy for row in rows], color="#4c72b0")
+    labels = [f"{100 * row.accuracy:.1f} %,  {row.file_bytes / 1e6:.2f} MB" for row in rows]
+    axis.bar_label(bars, labels, padding=4)
+    axis.axvline(100 * rows[0].accuracy, color="grey", linewidth=0.8, linestyle="--")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 125)
+    axis.set_xlabel("accuracy on 10,000 test images, %")
+    axis.set_title("What each step costs, and what repair gives back")
     figure.savefig(path, dpi=120)
 
 
