@@ -9,7 +9,7 @@ PYTHON ?= $(shell for one in python3 python3.13 python3.12 python3.11; do \
 	$$one -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$one && break; done)
 DEMO := .venv-demo
 TEST := .venv-test
-# What the tests are installed with; add torch to run those that export PyTorch modules.
+# What the tests are installed with; add torch and zoo to run those that export PyTorch modules.
 EXTRAS ?= dev,tensorrt-rtx
 # More for pip: a pinned build of something, say.
 WITH ?=

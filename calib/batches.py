@@ -139,10 +139,7 @@ def split_by_weight(feeds: Mapping[str, AnyArray], weight: npt.ArrayLike, where:
             hint="give one weight for the batch, or one for each sample along axis 0",
         )
     edges = [0, *(np.flatnonzero(np.diff(weights)) + 1).tolist(), len(weights)]
-    return [
-        Batch(whole.part(start, stop).feeds, float(weights[start]))
-        for start, stop in pairwise(edges)
-    ]
+    return [Batch(whole.part(start, stop).feeds, float(weights[start])) for start, stop in pairwise(edges)]
 
 
 def named(arrays: dict[str, Any], names: tuple[str, ...] | None) -> dict[str, Any]:

@@ -83,9 +83,7 @@ class ConvGeometry:
     def output_shape(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """The spatial shape of the output for an input of this spatial shape."""
         axes = zip(spatial, self.padding(spatial), self.extents, self.strides, strict=True)
-        return tuple(
-            (size + before + after - extent) // stride + 1 for size, (before, after), extent, stride in axes
-        )
+        return tuple((size + before + after - extent) // stride + 1 for size, (before, after), extent, stride in axes)
 
 
 def sample_positions(

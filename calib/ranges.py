@@ -39,8 +39,8 @@ class Range:
         self.minimum: Array = np.full((), np.inf)
         self.maximum: Array = np.full((), -np.inf)
 
-    def update(self, x: npt.ArrayLike) -> None:
-        """Adds the values of a tensor.
+    def update(self, x: npt.ArrayLike, weight: float = 1.0) -> None:
+        """Adds the values of a tensor. A weight makes no difference: an extreme is one however seldom it comes.
 
         Raises:
             DataError: x holds NaN or infinity.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
-from secateur.calib.batches import Batch
+from secateur.calib.batches import Source
 from secateur.calib.runner import RunnerFactory
 from secateur.ir import Graph, Op
 from secateur.ir.errors import BackendError, DataError
@@ -37,7 +37,7 @@ class Context:
     facts: Facts = field(default_factory=lambda: Facts(Graph()))
     runner: RunnerFactory | None = None
     """Runs the graph, or a part of it."""
-    source: Iterable[Batch] | None = None
+    source: Source | None = None
     """Calibration data; every walk over it gives the same batches."""
     seed: int = 0
     report: Entry = field(default_factory=lambda: Entry(""))
@@ -73,7 +73,7 @@ class Context:
             raise BackendError(f"{who} runs the model, but no runtime was given", hint="pip install 'secateur[run]'")
         return self.runner
 
-    def needed_source(self, who: str) -> Iterable[Batch]:
+    def needed_source(self, who: str) -> Source:
         """The calibration data, for a pass that cannot do without it.
 
         Raises:

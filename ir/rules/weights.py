@@ -50,6 +50,11 @@ class WeightUse:
         return len(self.tensor.shape) > 2 and self.produced != 0
 
     @property
+    def has_samples_first(self) -> bool:
+        """True where axis 0 of data and output counts samples (or tokens), not channels."""
+        return self.data_axis != 0 and self.output_axis != 0
+
+    @property
     def outputs(self) -> int:
         """Output channels in all groups together."""
         size = self.tensor.shape[self.produced]

@@ -69,7 +69,7 @@ def _read(layer: Layer, size: int) -> NDArray[np.float64]:
     """[size] sum of squares of what a layer reads each unit with."""
     energy = np.square(layer.matrix).sum(axis=0).reshape(len(layer.unit), -1).sum(axis=1)
     inside = layer.unit >= 0
-    return np.bincount(layer.unit[inside], energy[inside], size)
+    return np.bincount(layer.unit[inside], energy[inside], size).astype(np.float64)
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType({"magnitude": magnitude, "lasso": lasso})

@@ -33,7 +33,7 @@ class Layer:
     @property
     def taps(self) -> int:
         """Columns for each input channel."""
-        return self.matrix.shape[1] // len(self.unit)
+        return int(self.matrix.shape[1]) // len(self.unit)
 
     def columns(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """The columns that stay with the kept units, those that belong to no unit among them."""
@@ -60,13 +60,13 @@ def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None) 
         Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
         for index, reader in enumerate(units.readers)
     )
-    makers = []
+    makers: list[NDArray[np.float64]] = []
     for maker in units.makers:
         tensor = known.constant(maker.occurrence.weight)
         assert tensor is not None
         entries = np.moveaxis(tensor.numpy().astype(np.float64), maker.occurrence.axis, 0)
         energy, inside = np.square(entries.reshape(len(entries), -1)).sum(axis=1), maker.unit >= 0
-        makers.append(np.bincount(maker.unit[inside], energy[inside], units.group.size))
+        makers.append(np.bincount(maker.unit[inside], energy[inside], units.group.size).astype(np.float64))
     return Problem(units.group.size, layers, tuple(makers))
 
 

@@ -51,7 +51,7 @@ def units_of(dimensions: Dimensions, group: Group) -> Units:
         unit = owners(dimensions.layouts[occurrence.use][occurrence.axis], group.dim)
         use = weight_use(known, op)
         if use is not None and use.port == port and use.contracted == occurrence.axis:
-            if use.groups == 1 and not use.is_transposed:
+            if use.groups == 1 and not use.is_transposed and use.has_samples_first:
                 readers.append(Reader(use, unit))
             continue
         tensor = known.constant(occurrence.weight)

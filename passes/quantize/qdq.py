@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from secateur.calib.batches import Batch
+from secateur.calib.capture import CaptureOptions, capture
 from secateur.calib.ranges import Range, amax_max
-from secateur.calib.runner import RunnerFactory
 from secateur.ir.build import emit
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
@@ -23,9 +22,6 @@ from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.manifest import Scale
 from secateur.passes.quantize.grid import along, quantize_weight, symmetric_scale
-
-_GROUP = 64
-"""Values fetched in one run; more would hold more activations in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +89,11 @@ class Quantize(Pass):
         return reason is None
 
     def _ranges(self, graph: Graph, values: Iterable[Value], context: Context) -> dict[str, float]:
-        factory = context.needed_runner("quantize")
-        source = context.needed_source("quantize")
-        names = sorted(value.name for value in values)
-        found: dict[str, float] = {}
-        for start in range(0, len(names), _GROUP):
-            context.progress("calibrate", start, len(names))
-            found.update(_measure(graph, names[start : start + _GROUP], factory, source))
-        context.progress("calibrate", len(names), len(names))
-        return found
-
-
-def _measure(graph: Graph, names: list[str], factory: RunnerFactory, source: Iterable[Batch]) -> dict[str, float]:
-    ranges = {name: Range() for name in names}
-    with factory(graph, outputs=names) as runner:
-        for batch in source:
-            for name, array in runner.run(batch.feeds).items():
-                ranges[name].update(array)
-    return {name: float(amax_max(one)) for name, one in ranges.items()}
+        ranges = {name: Range() for name in sorted(value.name for value in values)}
+        runner, source = context.needed_runner("quantize"), context.needed_source("quantize")
+        watchers = {name: [one] for name, one in ranges.items()}
+        capture(graph, source, runner, watchers, CaptureOptions(progress=context.progress))
+        return {name: float(amax_max(one)) for name, one in ranges.items()}
 
 
 def _quantize_data(graph: Graph, use: WeightUse, amax: float) -> Value:

@@ -117,7 +117,8 @@ class Sparsify(Pass):
         mask = keep_largest(_magnitude(weight), self.keep, self.group, use.contracted)
         context.manifest.mask(use.weight.name, mask)
         columns["energy_kept"] = _share(weight, mask)
-        if dense is not None and not use.is_transposed and graph.consumers(use.weight) == [use.op]:
+        alone = graph.consumers(use.weight) == [use.op]
+        if dense is not None and alone and not use.is_transposed and use.has_samples_first:
             (evidence,) = gather(graph, dense, [use], context, self.positions)
             flat = np.moveaxis(mask, (use.produced, use.contracted), (0, 1)).reshape(use.outputs, -1)
             matrix, bias, error, unrepaired = refit(matrix_of(use), bias_of(use), flat, evidence, self.damping)

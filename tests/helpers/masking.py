@@ -9,7 +9,7 @@ import numpy as np
 
 from secateur.ir import Graph, Op, Tensor, Value
 from secateur.ir.build import emit
-from secateur.ir.dims.algebra import Dim, Indices, indices
+from secateur.ir.dims.algebra import Dim, Indices, Layout, expand, indices, size_of
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.axes import Layouts, Use
 from secateur.ir.types import TensorType
@@ -31,8 +31,12 @@ def _fused_matmul(op: Op, ranks: list[int]) -> list[Read]:
     return [(0, 0 if op.attribute("transBatchA", 0) else ranks[0] - 2)]
 
 
-def _everything(op: Op, ranks: list[int]) -> list[Read]:
-    return [(0, axis) for axis in range(ranks[0])]
+def _reduced(op: Op, ranks: list[int]) -> list[Read]:
+    value = op.input(1)
+    given = op.attribute("axes") if value is None or value.const is None else value.const.numpy().reshape(-1).tolist()
+    if not given:
+        return [] if op.attribute("noop_with_empty_axes", 0) else [(0, axis) for axis in range(ranks[0])]
+    return [(0, axis % ranks[0]) for axis in given]
 
 
 def _along_axis(op: Op, ranks: list[int]) -> list[Read]:
@@ -64,6 +68,10 @@ def _packed_attention(op: Op, ranks: list[int]) -> list[Read]:
     return [(0, 2), (1, 1), (2, 0)] if ranks[2] else [(0, 2), (1, 1)]
 
 
+def _linear_attention(op: Op, ranks: list[int]) -> list[Read]:
+    return [(0, 2), (1, 2), (3, 2)] if ranks[3] else [(0, 2), (1, 2)]
+
+
 def _quantized_mixture(op: Op, ranks: list[int]) -> list[Read]:
     gates: list[Read] = [(3, 1), (4, 1)]  # neurons whose scale and bias are zero are zero
     return [(0, ranks[0] - 1), *(one for one in gates if ranks[one[0]])]
@@ -76,7 +84,8 @@ CONTRACTED: dict[str, Rule] = {
     **dict.fromkeys(("Gemm", "com.microsoft::FusedGemm"), _gemm),
     **dict.fromkeys(("MatMul", "com.microsoft::MatMulNBits", "Attention"), lambda op, ranks: [(0, ranks[0] - 1)]),
     **dict.fromkeys(("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul"), _fused_matmul),
-    **dict.fromkeys("ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum CumSum".split(), _everything),
+    **dict.fromkeys("ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum CumSum".split(), _reduced),
+    **dict.fromkeys(("LinearAttention", "com.microsoft::LinearAttention"), _linear_attention),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), lambda op, ranks: [(0, 2), (2, 2)]),
     "LpNormalization": _along_axis,
     "Einsum": _einsum,
@@ -94,17 +103,15 @@ def mask_readers(graph: Graph, dimensions: Dimensions, kept: Mapping[Dim, Indice
     count = 0
     for op in graph.ops():
         rule = CONTRACTED.get(f"{op.domain}::{op.op_type}" if op.domain else op.op_type)
-        if rule is None:
+        if rule is None or op in dimensions.boundaries:
             continue
         layouts = [[] if value is None else _layouts(dimensions, op, port) for port, value in enumerate(op.inputs)]
         ranks = [*map(len, layouts), *[0] * 8]
         for port, axis, *zero in rule(op, ranks):
             layout = layouts[port][axis]
-            if any(dim.size is None for dim in layout):
-                continue
-            size = int(np.prod([dim.size for dim in layout], dtype=np.int64))
-            stays = indices(layout, kept)
-            if len(stays) < size:
+            size = size_of(layout) or _size(dimensions, op, port, axis)
+            stays = None if size is None else _stays(layout, kept, size)
+            if stays is not None and size is not None and len(stays) < size:
                 shape = [1] * len(layouts[port])
                 shape[axis] = size
                 mask = np.isin(np.arange(size), stays).reshape(shape)
@@ -114,6 +121,29 @@ def mask_readers(graph: Graph, dimensions: Dimensions, kept: Mapping[Dim, Indice
                 graph.set_inputs(op, [masked if at == port else old for at, old in enumerate(op.inputs)])
                 count += 1
     return count
+
+
+def _size(dimensions: Dimensions, op: Op, port: int, axis: int) -> int | None:
+    """The size of an axis, if need be from the weight that it is multiplied with."""
+    size = dimensions.known.size(op.inputs[port], axis)
+    if size is None and op.op_type in ("MatMul", "Gemm") and port == 0:
+        weight = dimensions.known.shape(op.inputs[1]) or ()
+        turned = op.op_type == "Gemm" and op.attribute("transB", 0)
+        size = weight[1 if turned or len(weight) == 1 else -2] if weight else None
+    return size if isinstance(size, int) else None
+
+
+def _stays(layout: Layout, kept: Mapping[Dim, Indices], size: int) -> Indices | None:
+    """Which indices of an axis stay; one factor whose size is not known has what the others leave."""
+    factors = expand(layout)
+    unknown = [dim for dim in factors if dim.size is None]
+    if not unknown:
+        return indices(layout, kept)
+    others = int(np.prod([dim.size for dim in factors if dim.size is not None], dtype=np.int64))
+    if len(unknown) > 1 or size % others:
+        return None
+    filled = [Dim(size // others) if dim.size is None else dim for dim in factors]
+    return indices(filled, kept)
 
 
 def _masked(graph: Graph, dimensions: Dimensions, data: Value, mask: np.ndarray, zero: Value | None) -> Value:

@@ -17,6 +17,7 @@ from helpers.graphs import random_feeds, tiny_graphs
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
+from secateur.calib.sources import open_source
 from secateur.ir import Graph
 from secateur.ir.errors import RefusedError
 from secateur.passes import Context, Effect, Facet, Pass, Result, make_pass, parse_pipeline, run_pipeline
@@ -34,7 +35,7 @@ _EVERY_CASE = pytest.mark.parametrize(
 
 
 def _context(graph: Graph, *, data: bool) -> Context:
-    source = [Batch(random_feeds(graph, seed)) for seed in range(2)] if data else None
+    source = open_source([Batch(random_feeds(graph, seed)) for seed in range(2)]) if data else None
     return Context(runner=_RUNNER, source=source, seed=3)
 
 

@@ -148,3 +148,16 @@ def test_repair_without_data_is_refused() -> None:
 def test_patterns_that_make_no_sense_are_refused(pattern: str) -> None:
     with pytest.raises(TextError, match="N:M"):
         parse_pipeline(f"sparsify{{pattern={pattern}}}")
+
+
+def test_a_weight_on_the_left_of_columns_is_masked_without_repair() -> None:
+    """Axis 0 of its data counts channels, so there are no samples to fit on."""
+    graph = Graph()
+    x = add_input(graph, "x", [16, 40])
+    weight = add_constant(graph, "w", np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32))
+    graph.set_interface(outputs=[emit(graph, "MatMul", [weight, x]).output])
+    source = open_source([{"x": np.random.default_rng(1).normal(size=(16, 40)).astype(np.float32)}])
+    result = run_pipeline(graph, parse_pipeline("sparsify"), Context(runner=OnnxRuntimeRunner, source=source))
+    sparse, dense = _array(result.graph, "w"), _array(graph, "w")
+    assert satisfies(sparse, 2, 4, 1)
+    assert ((sparse == dense) | (sparse == 0)).all()
