@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from secateur.backends.difference import ClassDifference, Difference
 from secateur.backends.divergence import Divergence, DivergenceOptions, find_divergence
 from secateur.backends.latency import Latency, latency
-from secateur.backends.protocols import FeedSource, RunnerFactory
+from secateur.backends.protocols import FeedSource
 from secateur.ir import DataType, Graph, Value
 from secateur.ir.errors import DataError, GraphError
+from secateur.ir.runner import RunnerFactory
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.backends.difference import Difference
-from secateur.backends.protocols import FeedSource, RunnerFactory
+from secateur.backends.protocols import FeedSource
 from secateur.ir import Graph, TensorType, Value
 from secateur.ir.extract import extract_shapes, grouped
+from secateur.ir.runner import RunnerFactory
 
 _NO_TENSORS = frozenset({"Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"})
 _LISTS = frozenset({"SequenceMap", "SplitToSequence"})

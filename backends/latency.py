@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
-from secateur.backends.protocols import Feeds
 from secateur.ir import Graph
+from secateur.ir.runner import Feeds
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.calib.batches import Batch, Source
 from secateur.calib.capture import DEFAULTS, Accumulator, CaptureOptions, Key, PairAccumulator, PairedStream, Part, fold
-from secateur.calib.runner import RunnerFactory
 from secateur.ir import Graph, Op, Value
 from secateur.ir.errors import GraphError
 from secateur.ir.extract import extract
+from secateur.ir.runner import RunnerFactory
 
 if TYPE_CHECKING:
     from secateur.ir.blocks import Block

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from secateur.calib.batches import Batch, Source
 from secateur.calib.checks import check_batch
 from secateur.calib.finite import count_bad
-from secateur.calib.runner import RunnerFactory
 from secateur.ir import DataType, Graph, TensorType
 from secateur.ir.errors import DataError, GraphError
 from secateur.ir.extract import extract_shapes, find_values, grouped
+from secateur.ir.runner import RunnerFactory
 
 AnyArray: TypeAlias = NDArray[Any]
 Key: TypeAlias = tuple[str, ...]

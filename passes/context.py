@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 
 from secateur.calib.batches import Source
-from secateur.calib.runner import RunnerFactory
 from secateur.ir import Graph, Op
 from secateur.ir.errors import BackendError, DataError
+from secateur.ir.runner import RunnerFactory
 from secateur.passes.facts import Facts
 from secateur.passes.manifest import Manifest
 from secateur.passes.report import Entry

@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calib.runner import RunnerFactory
 from secateur.ir import DataType, Graph, TensorType
 from secateur.ir.errors import BackendError, DataError
+from secateur.ir.runner import RunnerFactory
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect

@@ -88,18 +88,19 @@ def weight_uses(known: Known) -> Iterator[WeightUse]:
 
 @_register("Conv")
 def _conv(known: Known, op: Op) -> WeightUse | None:
-    tensor, data, weight = known.constant(op.input(1)), op.input(0), op.input(1)
-    if tensor is None or data is None or weight is None or len(tensor.shape) < 3:
-        return None
-    return WeightUse(op, 1, weight, tensor, data, 0, 1, op.attribute("group", 1), 1, 1, 2)
+    return _convolution(known, op, produced=0, contracted=1)
 
 
 @_register("ConvTranspose")
 def _conv_transpose(known: Known, op: Op) -> WeightUse | None:
+    return _convolution(known, op, produced=1, contracted=0)
+
+
+def _convolution(known: Known, op: Op, produced: int, contracted: int) -> WeightUse | None:
     tensor, data, weight = known.constant(op.input(1)), op.input(0), op.input(1)
     if tensor is None or data is None or weight is None or len(tensor.shape) < 3:
         return None
-    return WeightUse(op, 1, weight, tensor, data, 1, 0, op.attribute("group", 1), 1, 1, 2)
+    return WeightUse(op, 1, weight, tensor, data, produced, contracted, op.attribute("group", 1), 1, 1, 2)
 
 
 @_register("Gemm")

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calib.runner import RunnerFactory
 from secateur.ir import DataType, Graph, Op, Tensor, TensorType, Value
 from secateur.ir.clone import clone_op
 from secateur.ir.errors import SecateurError
 from secateur.ir.node import ConstantNode
 from secateur.ir.rules.known import Known
+from secateur.ir.runner import RunnerFactory
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.purity import is_repeatable
 from secateur.passes.cleanup.shape_values import shape_value

@@ -14,11 +14,11 @@ from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch, Source
 from secateur.calib.capture import CaptureOptions, PairedStream, capture, capture_pairs
 from secateur.calib.gram import Gram
-from secateur.calib.runner import Runner
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.ir.build import add_constant, add_input, emit
 from secateur.ir.errors import DataError, GraphError
+from secateur.ir.runner import Runner
 
 
 def exact(graph: Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Any:

@@ -1,20 +1,23 @@
-"""What calibration and passes need of a runtime: they are handed one, and know no other name for it."""
+"""What calibration, passes and comparing need of a runtime: they are handed one, and know no other name for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from secateur.ir import Graph
+from secateur.ir.graph import Graph
+
+Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays by the name of an input."""
 
 
 class Runner(Protocol):
     """A model that is ready to run."""
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Named inputs to the named outputs that the runner was made for."""
         ...
 
