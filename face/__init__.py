@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from secateur.passes.manifest import Manifest
     from secateur.passes.pipeline import parse_pipeline
     from secateur.recipes import Recipe
+    from secateur.replaying import replay
     from secateur.reports import CompressionReport
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ _HOMES = {
     "secateur.passes.manifest": ("Manifest",),
     "secateur.passes.pipeline": ("parse_pipeline",),
     "secateur.recipes": ("Recipe",),
+    "secateur.replaying": ("replay",),
     "secateur.reports": ("CompressionReport",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -85,6 +87,7 @@ __all__ = [
     "load",
     "open_source",
     "parse_pipeline",
+    "replay",
     "to_graphsurgeon",
 ]
 

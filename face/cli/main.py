@@ -17,6 +17,7 @@ from secateur.cli.compress import compress
 from secateur.cli.failures import USAGE, guarded, tell, terminable
 from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
+from secateur.cli.replay import replay
 from secateur.cli.run_pass import run_pass
 from secateur.cli.text import diff, print_model
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "groups": groups,
     "compress": compress,
+    "replay": replay,
     "compare": compare,
     "build": build,
     "print": print_model,

@@ -41,6 +41,11 @@ def lasso(problem: Problem, keep: int) -> Kept:
     return np.asarray(lasso_channels(joined(terms), keep).kept, dtype=np.int64)
 
 
+def random(problem: Problem, keep: int) -> Kept:
+    """Any units, each as likely as another: what a criterion must beat to be worth anything."""
+    return np.sort(problem.random.permutation(problem.size)[:keep])
+
+
 def _terms(layer: Layer) -> LassoTerms | None:
     """One gate for each unit; None where the layer gives nothing to choose by."""
     assert layer.evidence is not None
@@ -72,4 +77,4 @@ def _read(layer: Layer, size: int) -> NDArray[np.float64]:
     return np.bincount(layer.unit[inside], energy[inside], size).astype(np.float64)
 
 
-CRITERIA: Mapping[str, Criterion] = MappingProxyType({"magnitude": magnitude, "lasso": lasso})
+CRITERIA: Mapping[str, Criterion] = MappingProxyType({"magnitude": magnitude, "lasso": lasso, "random": random})

@@ -60,7 +60,7 @@ class Prune(Pass):
     """
 
     name: ClassVar[str] = "prune"
-    changes: ClassVar[Facet] = Facet.TOPOLOGY | Facet.WEIGHTS | Facet.SHAPE | Facet.ATTRIBUTES
+    changes: ClassVar[Facet] = Facet.TOPOLOGY | Facet.WEIGHTS | Facet.SHAPE | Facet.SCHEME | Facet.ATTRIBUTES
     effect: ClassVar[Effect] = Effect.LOSSY
 
     ratio: float = 0.5
@@ -71,8 +71,8 @@ class Prune(Pass):
     """Which kinds of group; inner is all but the trunks that blocks add to."""
     exact: bool = True
     """Only groups whose removal is nothing but masking; false takes those that a norm or a mean runs over, too."""
-    criterion: Literal["auto", "lasso", "magnitude"] = "auto"
-    """What decides; auto is lasso with data and magnitude without."""
+    criterion: Literal["auto", "lasso", "magnitude", "random"] = "auto"
+    """What decides; auto is lasso with data and magnitude without. Random is seeded by the run and the group."""
     repair: Literal["auto", "least-squares", "none"] = "auto"
     """What mends the readers; auto is least squares with data and none without."""
     align: int = 8
@@ -96,7 +96,8 @@ class Prune(Pass):
                     f"{self} needs calibration data, but none was given",
                     hint="give --data, or prune{criterion=magnitude, repair=none}",
                 )
-            context.note("no calibration data: units are chosen by magnitude, and nothing is repaired")
+            how = "at random" if self.criterion == "random" else "by magnitude"
+            context.note(f"no calibration data: units are chosen {how}, and nothing is repaired")
         dense = graph.clone() if context.source is not None else graph
         found = context.facts.get(dims)
         chosen = self._chosen(found, context)
@@ -138,17 +139,21 @@ class Prune(Pass):
         wanted = max(1, math.ceil(group.size * (1 - self.ratio) - 1e-9))
         keep = min(group.size, math.ceil(wanted / step) * step)
         if keep == group.size:
-            context.note(f"{group.name} keeps its {group.size}: fewer would not be a multiple of {step}")
+            little = f"a share of {self.ratio:g} is less than one of its units"
+            reason = f"fewer would not be a multiple of {step}" if wanted < group.size else little
+            context.note(f"{group.name} keeps its {group.size}: {reason}")
             return None
         evidence = None
         if context.source is not None and units.readers:
             evidence = gather(graph, dense, [reader.use for reader in units.readers], context, self.positions)
-        problem = problem_of(found.known, units, evidence)
+        problem = problem_of(found.known, units, evidence, context.random(group.name))
         kept = CRITERIA[self._criterion(evidence is not None)](problem, keep)
         repair = self._repair(evidence is not None)
         for reader, layer in zip(units.readers, problem.layers, strict=True):
             repaired = REPAIRS[repair](layer, kept, self.damping)
-            write_layer(graph, reader.use, repaired.matrix, repaired.bias if repair != "none" else None)
+            # What others read too would become two weights; without new numbers, they may go on sharing one.
+            if repair != "none" or graph.consumers(reader.use.weight) == [reader.use.op]:
+                write_layer(graph, reader.use, repaired.matrix, repaired.bias if repair != "none" else None)
             context.row(
                 group=group.name,
                 size=group.size,
@@ -173,7 +178,7 @@ class Prune(Pass):
 
     def _criterion(self, has_evidence: bool) -> str:
         wanted = self.criterion if self.criterion != "auto" else "lasso"
-        return wanted if has_evidence else "magnitude"
+        return wanted if has_evidence or wanted != "lasso" else "magnitude"
 
     def _repair(self, has_evidence: bool) -> str:
         wanted = self.repair if self.repair != "auto" else "least-squares"

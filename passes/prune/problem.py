@@ -47,14 +47,16 @@ class Problem:
     Attributes:
         layers: those that read them.
         makers: for each weight that makes them, [size] the sum of squares of what belongs to each unit.
+        random: a generator of this decision's own, seeded by the run and the group.
     """
 
     size: int
     layers: tuple[Layer, ...]
     makers: tuple[NDArray[np.float64], ...]
+    random: np.random.Generator
 
 
-def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None) -> Problem:
+def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None, random: np.random.Generator) -> Problem:
     """The arrays of a group, with the weights that the graph has now."""
     layers = tuple(
         Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
@@ -67,7 +69,7 @@ def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None) 
         entries = np.moveaxis(tensor.numpy().astype(np.float64), maker.occurrence.axis, 0)
         energy, inside = np.square(entries.reshape(len(entries), -1)).sum(axis=1), maker.unit >= 0
         makers.append(np.bincount(maker.unit[inside], energy[inside], units.group.size).astype(np.float64))
-    return Problem(units.group.size, layers, tuple(makers))
+    return Problem(units.group.size, layers, tuple(makers), random)
 
 
 def spread(channels: NDArray[np.int64], taps: int) -> NDArray[np.int64]:

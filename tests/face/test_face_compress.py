@@ -131,7 +131,7 @@ def test_progress_is_told(graph: sc.Graph, calib: Path) -> None:
     told: list[tuple[str, int, int]] = []
     sc.compress(graph, "quantize", data=calib, progress=lambda *step: told.append(step))
     assert [(done, total) for description, done, total in told if description == "passes"][-1] == (2, 2)
-    assert "calibrate" in {description for description, _, _ in told}
+    assert "calibrating" in {description for description, _, _ in told}
     assert all(done >= 0 and (total == 0 or done <= total) for _, done, total in told)
 
 
