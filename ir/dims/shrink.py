@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -82,7 +83,26 @@ def _slice_weights(
 ) -> list[Slice]:
     """Slices each constant as each of its uses asks; uses that keep the same share one, others get their own."""
     slices: list[Slice] = []
-    made: dict[tuple[Value, tuple[tuple[int, bytes], ...]], Value] = {}
+    for value, versions in _versions(dimensions, chosen, touched).items():
+        whole = value.const
+        assert whole is not None
+        for uses, kept in versions:
+            array = whole.numpy()
+            for axis, some in kept.items():
+                array = array.take(some, axis)
+            sliced = _place_constant(graph, value, uses, Tensor(array, whole.dtype))
+            slices.extend(Slice(sliced.name, axis, some) for axis, some in kept.items())
+    return slices
+
+
+_Version: TypeAlias = tuple[list[Use], dict[int, Indices]]
+
+
+def _versions(
+    dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
+) -> dict[Value, list[_Version]]:
+    """For each constant the different ways to slice it, with the uses that ask for each."""
+    found: dict[Value, dict[tuple[tuple[int, bytes], ...], _Version]] = {}
     for place in dimensions.layouts:
         if not isinstance(place, Use) or place not in touched:
             continue
@@ -93,38 +113,23 @@ def _slice_weights(
             for axis, layout in enumerate(dimensions.layouts[place])
             if any(leaf in chosen for leaf in leaves(layout))
         }
-        key = (value, tuple((axis, some.tobytes()) for axis, some in kept.items()))
-        if key not in made:
-            made[key] = _sliced(graph, value, kept)
-            slices.extend(Slice(made[key].name, axis, some) for axis, some in kept.items())
-        _rewire(graph, place, made[key])
-    for value in dict.fromkeys(value for value, _ in made):
-        if value in graph and not graph.is_used(value) and value not in graph.inputs:
-            name = value.name
-            graph.remove(value)
-            _take_name(graph, name, slices, [one for (old, _), one in made.items() if old is value])
-    return slices
+        key = tuple((axis, some.tobytes()) for axis, some in kept.items())
+        found.setdefault(value, {}).setdefault(key, ([], kept))[0].append(place)
+    return {value: list(versions.values()) for value, versions in found.items()}
 
 
-def _sliced(graph: Graph, value: Value, kept: Mapping[int, Indices]) -> Value:
-    assert value.const is not None
-    array = value.const.numpy()
-    for axis, some in kept.items():
-        array = array.take(some, axis)
-    return graph.add_value(
-        replace(value, name=graph.unique_name(value.name), const=Tensor(array, value.const.dtype), type=None)
-    )
-
-
-def _rewire(graph: Graph, use: Use, value: Value) -> None:
-    graph.set_inputs(use.op, [value if port == use.port else old for port, old in enumerate(use.op.inputs)])
-
-
-def _take_name(graph: Graph, name: str, slices: list[Slice], heirs: list[Value]) -> None:
-    """The first slice of a constant that is gone takes its name."""
-    old = heirs[0].name
-    graph.rename(heirs[0], name)
-    slices[:] = [replace(one, weight=name) if one.weight == old else one for one in slices]
+def _place_constant(graph: Graph, value: Value, uses: list[Use], tensor: Tensor) -> Value:
+    """Gives uses of a constant another tensor: in its place where nothing else reads it, as a copy otherwise."""
+    reads = {Use(op, port) for op, port in graph.uses(value)}
+    captured = any(value in body.nx for op in graph.consumers(value) for body in op.bodies())
+    if reads == set(uses) and not captured and value in graph and value not in (*graph.inputs, *graph.outputs):
+        value.set_const(tensor)
+        return value
+    own = graph.add_value(replace(value, name=graph.unique_name(value.name), const=tensor, type=None))
+    for use in uses:
+        inputs = [own if port == use.port else old for port, old in enumerate(use.op.inputs)]
+        graph.set_inputs(use.op, inputs)
+    return own
 
 
 def _retype(

@@ -148,7 +148,10 @@ class Prune(Pass):
             evidence = gather(graph, dense, [reader.use for reader in units.readers], context, self.positions)
         problem = problem_of(found.known, units, evidence, context.random(group.name))
         kept = CRITERIA[self._criterion(evidence is not None)](problem, keep)
-        repair = self._repair(evidence is not None)
+        if evidence is None:
+            context.row(group=group.name, size=group.size, kept=keep)
+            return kept
+        repair = self._repair()
         for reader, layer in zip(units.readers, problem.layers, strict=True):
             repaired = REPAIRS[repair](layer, kept, self.damping)
             # What others read too would become two weights; without new numbers, they may go on sharing one.
@@ -163,8 +166,6 @@ class Prune(Pass):
                 unrepaired=repaired.unrepaired,
             )
             context.manifest.exact &= repair == "none"
-        if not units.readers:
-            context.row(group=group.name, size=group.size, kept=keep)
         return kept
 
     def _remove(self, graph: Graph, kept: Mapping[Place, NDArray[np.int64]], context: Context) -> None:
@@ -180,9 +181,8 @@ class Prune(Pass):
         wanted = self.criterion if self.criterion != "auto" else "lasso"
         return wanted if has_evidence or wanted != "lasso" else "magnitude"
 
-    def _repair(self, has_evidence: bool) -> str:
-        wanted = self.repair if self.repair != "auto" else "least-squares"
-        return wanted if has_evidence else "none"
+    def _repair(self) -> str:
+        return self.repair if self.repair != "auto" else "least-squares"
 
 
 def _place(group: Group) -> Place:

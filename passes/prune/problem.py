@@ -57,10 +57,14 @@ class Problem:
 
 
 def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None, random: np.random.Generator) -> Problem:
-    """The arrays of a group, with the weights that the graph has now."""
+    """The arrays of a group, with the weights that the graph has now.
+
+    Without evidence the layers that read the units are looked at only where no weight makes them.
+    """
+    readers = units.readers if evidence is not None or not units.makers else ()
     layers = tuple(
         Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
-        for index, reader in enumerate(units.readers)
+        for index, reader in enumerate(readers)
     )
     makers: list[NDArray[np.float64]] = []
     for maker in units.makers:
