@@ -288,15 +288,22 @@ def _merge(left: Dim, right: Dim, where: str) -> None:
 
 def _merge_sums(left: Dim, right: Dim, where: str) -> None:
     """Cuts both where either is cut, and merges term by term."""
-    for one, other in ((left, right), (right, left)):
-        ends = accumulate(term.size or 0 for term in _flat_terms(other))
-        if not all(_cut(one, end) for end in ends):
+    mine, theirs = _ends(left), _ends(right)
+    while mine != theirs:
+        if not all(_cut(left, end) for end in theirs) or not all(_cut(right, end) for end in mine):
             pin([left, right], f"{where} cannot see {left!r} as {right!r}")
             return
+        # They may share terms, so that cutting one cuts the other too.
+        mine, theirs = _ends(left), _ends(right)
     for one, other in zip(_flat_terms(left), _flat_terms(right), strict=True):
         _merge(one, other, where)
     if find(left) is not find(right):
         _absorb(find(left), find(right))
+
+
+def _ends(dim: Dim) -> list[int]:
+    """Where the flat terms of a dimension end."""
+    return list(accumulate(term.size or 0 for term in _flat_terms(dim)))
 
 
 def _absorb(gone: Dim, kept: Dim) -> None:

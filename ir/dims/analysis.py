@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from secateur.ir.dims import rules as _rules
 from secateur.ir.dims.algebra import Dim, find, pin
 from secateur.ir.dims.axes import Axes, Layouts, Place, Unruly, Use, dims_rules
+from secateur.ir.dims.boundaries import boundary
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 
@@ -68,7 +69,7 @@ def dimensions(known: Known) -> Dimensions:
                 raise Unruly(f"{op} has a body")
             rule = dims_rules.get(op)
             if rule is None:
-                raise Unruly(f"{op} has no rule for dimensions")
+                raise Unruly(boundary(op))
             rule(axes)
         except Unruly as reason:
             boundaries[op] = str(reason)
@@ -86,7 +87,10 @@ def _pin_op(axes: Axes, reason: str) -> None:
     """Pins all that an op reads, in its bodies too, and all that it makes."""
     op, known = axes.op, axes.known
     for port, value in enumerate(op.inputs):
-        if value is not None and known.rank(value) is not None:
+        place = axes.place(port)
+        if place in axes._layouts:
+            _pin_layouts(axes._layouts[place], reason)
+        elif value is not None and known.rank(value) is not None:
             _pin_layouts(axes.input(port), reason)
     for value in known.graph.captures(op):
         if value in axes._layouts:

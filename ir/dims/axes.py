@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.ir.dims.algebra import Dim, Layout, mark_inexact, pin, split_sum, unify
+from secateur.ir.dims.algebra import Dim, Layout, mark_inexact, pin, size_of, split_sum, unify
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.table import RuleTable
@@ -76,6 +76,10 @@ class Axes:
             raise Unruly(f"the rank of {self.op.input(port)} is not known")
         return self._layouts[place]
 
+    def made(self, value: Value) -> Layouts | None:
+        """The layouts of a value that is no constant, where it has been met."""
+        return self._layouts.get(value)
+
     def fresh(self, value: Value) -> Layouts:
         """New layouts of the sizes that are known of a value; sizes of one name are one dimension.
 
@@ -100,17 +104,24 @@ class Axes:
         if port < len(self.op.outputs) and (value := self.op.outputs[port]) is not None:
             self._layouts[value] = list(layouts)
 
-    def fresh_output(self, port: int = 0) -> Layouts:
-        """Gives an output new layouts of the sizes that are known of it, and returns them."""
+    def fresh_output(self, port: int = 0, rank: int | None = None) -> Layouts:
+        """Gives an output new layouts of the sizes that are known of it, and returns them.
+
+        `rank` is the number of its axes, where the operator tells it.
+        """
         value = self.op.outputs[port] if port < len(self.op.outputs) else None
         if value is None:
             return []
-        self._layouts[value] = self.fresh(value)
+        unknown = rank is not None and self.known.rank(value) is None
+        self._layouts[value] = [self.axis(None, value.name) for _ in range(rank or 0)] if unknown else self.fresh(value)
         return self._layouts[value]
 
     def size(self, value: Value | None, axis: int) -> int | None:
         """The size of an axis where it is a number."""
-        return self.known.size(value, axis)
+        size, layouts = self.known.size(value, axis), None if value is None else self._layouts.get(value)
+        if size is None and layouts and -len(layouts) <= axis < len(layouts):
+            return size_of(layouts[axis])
+        return size
 
     def constant(self, port: int) -> NDArray[Any] | None:
         """The numbers at a port, where they are constant."""

@@ -65,10 +65,11 @@ def evaluate(graph: Graph, value: Value, sizes: Sizes) -> Counts | None:
         return None
     if maker.op_type in ("Shape", "Size"):
         return _measured(maker, sizes)
+    if maker.op_type not in _COMPUTED:
+        return None
     made = [evaluate(graph, one, sizes) for one in maker.inputs if one is not None]
     known = [one for one in made if one is not None]
-    rule = _COMPUTED.get(maker.op_type)
-    return rule(maker, known) if rule is not None and len(known) == len(made) else None
+    return _COMPUTED[maker.op_type](maker, known) if len(known) == len(made) else None
 
 
 def _measured(op: Op, sizes: Sizes) -> Counts | None:
@@ -102,22 +103,30 @@ def _slice(op: Op, inputs: list[Counts]) -> Counts | None:
     starts, stops = op.attribute("starts"), op.attribute("ends")
     steps = [1]
     if starts is None:
-        bounds = [[one.number if one is not None and not one.unknown else None for one in some] for some in inputs[1:]]
-        if any(number is None for some in bounds for number in some) or len(bounds) < 2:
+        if len(inputs) < 3 or any(one is None or one.unknown for some in inputs[1:] for one in some):
             return None
+        bounds = [[one.number for one in some if one is not None] for some in inputs[1:]]
         starts, stops, steps = bounds[0], bounds[1], bounds[3] if len(bounds) > 3 else [1]
     return inputs[0][starts[0] : stops[0] : steps[0]]
 
 
 def _arithmetic(op: Op, inputs: list[Counts]) -> Counts | None:
-    left, right = inputs
-    width = max(len(left), len(right))
-    if {len(left), len(right)} - {1, width}:
+    aligned = _aligned(inputs)
+    if aligned is None:
         return None
+    left, right = aligned
     return [
         None if one is None or other is None else _combine(op.op_type, one, other)
-        for one, other in zip(left * (width // len(left)), right * (width // len(right)), strict=True)
+        for one, other in zip(left, right, strict=True)
     ]
+
+
+def _aligned(inputs: list[Counts]) -> list[Counts] | None:
+    """Lists of one entry as long as the others."""
+    width = max(map(len, inputs))
+    if {len(one) for one in inputs} - {1, width}:
+        return None
+    return [one if len(one) == width else one * width for one in inputs]
 
 
 def _combine(op_type: str, one: Count, other: Count) -> Count | None:
@@ -125,18 +134,50 @@ def _combine(op_type: str, one: Count, other: Count) -> Count | None:
         return one * other
     if op_type == "Div":
         return one.divided(other)
+    if op_type == "Equal":
+        return _compare(one, other)
     if one.unknown or other.unknown:
         return None
     return Count(one.number + other.number if op_type == "Add" else one.number - other.number)
 
 
+def _compare(one: Count, other: Count) -> Count | None:
+    """One where they are the same; a size is never negative."""
+    if not one.unknown and not other.unknown:
+        return Count(int(one.number == other.number))
+    alone = other if one.unknown else one
+    return Count(0) if not alone.unknown and alone.number < 0 else None
+
+
+def _where(op: Op, inputs: list[Counts]) -> Counts | None:
+    aligned = _aligned(inputs)
+    if aligned is None:
+        return None
+    return [
+        None if which is None or which.unknown else one if which.number else other
+        for which, one, other in zip(*aligned, strict=True)
+    ]
+
+
+def _filled(op: Op, inputs: list[Counts]) -> Counts | None:
+    given, size = op.attribute("value"), inputs[0][0] if len(inputs[0]) == 1 else None
+    if size is None or size.unknown or (given is not None and given.numpy().dtype.kind not in "iu"):
+        return None
+    return [Count(0 if given is None else int(given.numpy().reshape(-1)[0]))] * size.number
+
+
 _COMPUTED: dict[str, Callable[[Op, list[Counts]], Counts | None]] = {
     **dict.fromkeys(("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"), _same),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal"), _arithmetic),
+    "ConstantOfShape": _filled,
+    "Where": _where,
     "Concat": _concat,
     "Gather": _gather,
     "Slice": _slice,
 }
+
+_OF_ALL = frozenset(("Concat", "Add", "Sub", "Mul", "Div", "Equal", "Where"))
+"""Those of them that compute with all of their inputs; the others have numbers at the first."""
 
 _SIZE_PORTS = frozenset(
     {
@@ -158,11 +199,36 @@ def other_readers(graph: Graph, value: Value, first: Op | None = None) -> Iterat
         if here in graph.outputs:
             yield f"the output {here.name!r}"
         for op in [first] if first is not None and here is value else graph.consumers(here):
-            if op.op_type in _COMPUTED and not op.bodies():
+            ports = [port for port, one in enumerate(op.inputs) if one is here] or [-1]
+            if op.op_type in _COMPUTED and op.op_type != "ConstantOfShape" and (ports == [0] or op.op_type in _OF_ALL):
                 if op.output not in seen:
                     seen.add(op.output)
                     waiting.append(op.output)
-                continue
-            ports = [port for port, one in enumerate(op.inputs) if one is here] or [-1]
-            if any((op.op_type, port) not in _SIZE_PORTS for port in ports):
+            elif any((op.op_type, port) not in _SIZE_PORTS for port in ports):
                 yield str(op)
+
+
+def measured(graph: Graph, value: Value) -> list[tuple[Value, list[int] | None]]:
+    """What something is computed from: values with the axes that are measured of them, None for all."""
+    found: list[tuple[Value, list[int] | None]] = []
+    seen, waiting = {value}, [value]
+    while waiting:
+        maker = graph.producer(waiting.pop())
+        for one in maker.inputs if maker is not None else ():
+            if maker is None or one is None or one in seen:
+                continue
+            measure = graph.producer(one)
+            if measure is not None and measure.op_type in ("Shape", "Size") and measure.inputs[0] is not None:
+                found.append((measure.inputs[0], _chosen(graph, maker, measure)))
+            else:
+                seen.add(one)
+                waiting.append(one)
+    return found
+
+
+def _chosen(graph: Graph, reader: Op, measure: Op) -> list[int] | None:
+    """The axes whose sizes a reader of a shape takes, where it takes them by constant indices."""
+    tensor = graph.constant(reader.input(1)) if reader.op_type == "Gather" else None
+    if tensor is None or measure.op_type == "Size" or (tensor.numpy() < 0).any():
+        return None
+    return [int(index) + int(measure.attribute("start", 0)) for index in tensor.numpy().reshape(-1)]

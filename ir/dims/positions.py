@@ -47,13 +47,14 @@ def positions_of(axes: Axes, port: int) -> Layout | None:
             if output >= len(maker.outputs) or maker.outputs[output] is not value:
                 return None
             data = Axes(axes.known, maker, axes._layouts, axes._symbols).input(0)
-            return data[maker.attribute("axis", default) % len(data)]
+            axis: int = maker.attribute("axis", default) % len(data)
+            return data[axis]
         value = maker.input(0) if maker.op_type in _SAME_POSITIONS and not maker.domain else None
     return None
 
 
 def pick(axes: Axes, layout: Layout, port: int) -> None:
-    """An axis that is picked from by what is read at a port: it is the axis that the positions lie on, or stays whole."""
+    """An axis that is picked from by what is read at a port: the one that these positions count, or it stays whole."""
     found = positions_of(axes, port)
     if found is None:
         axes.pin(layout, "picks from it by index")

@@ -43,6 +43,11 @@ class RuleTable(Generic[Rule]):
         """The rule for this op, or None."""
         return self._rules.get(op.key)
 
+    def find(self, op_type: str) -> Rule | None:
+        """The rule for an op type as it is written here (`Conv`, `domain::Conv`), or None."""
+        domain, _, name = op_type.rpartition("::")
+        return self._rules.get((domain, name))
+
     def __contains__(self, op_type: str) -> bool:
         domain, _, name = op_type.rpartition("::")
         return (domain, name) in self._rules

@@ -1,4 +1,4 @@
-"""The dense half of the mask oracle: a graph in which removed indices read as zero wherever something sums over them."""
+"""The dense half of the mask oracle: a graph in which removed indices read as zero where something sums over them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.ir.dims.axes import Layouts, Use
 from secateur.ir.types import TensorType
 
 Read: TypeAlias = tuple[int, int] | tuple[int, int, int]
-"""(input port, axis) that an op sums over, and for quantized numbers the port of the zero point, which counts as zero."""
+"""(input port, axis) that an op sums over, and for quantized numbers the port of the zero point, their zero."""
 
 Rule: TypeAlias = Callable[[Op, list[int]], list[Read]]
 """Given the ranks of the inputs (0 for those left out)."""
@@ -49,7 +49,7 @@ def _einsum(op: Op, ranks: list[int]) -> list[Read]:
         made = "".join(letter for letter in terms if terms.count(letter) == 1)
     found: list[Read] = []
     for port, term in enumerate(terms.split(",")):
-        before, dots, behind = term.partition("...")
+        before, _, behind = term.partition("...")
         places = [*enumerate(before), *enumerate(behind, start=ranks[port] - len(behind))]
         found += [(port, axis) for axis, letter in places if letter not in made]
     return found

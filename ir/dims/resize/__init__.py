@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from secateur.ir.dims.resize.table import Resizing, ResizeRule, resize_rules
+from secateur.ir.dims.resize.table import ResizeRule, Resizing, resize_rules
 
 FAMILIES = ("convolutions", "shapes", "pieces", "attention", "counts")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from secateur.ir.dims.algebra import Layout
 from secateur.ir.dims.resize.table import Resizing, resize_rules
@@ -18,6 +19,15 @@ def attention(resizing: Resizing, op: Op) -> None:
     if len(query) == 4:
         _keep_scale(resizing, op, query[3], 1)
         return
+    _keep_scale(resizing, op, query[2], op.attribute("q_num_heads"))
+    _set_heads(resizing, op, "q_num_heads", query[2])
+    _set_heads(resizing, op, "kv_num_heads", key[2])
+
+
+@_register("LinearAttention", "com.microsoft::LinearAttention")
+def linear_attention(resizing: Resizing, op: Op) -> None:
+    """Heads lie on the last axis."""
+    query, key = resizing.input(op, 0), resizing.input(op, 1)
     _keep_scale(resizing, op, query[2], op.attribute("q_num_heads"))
     _set_heads(resizing, op, "q_num_heads", query[2])
     _set_heads(resizing, op, "kv_num_heads", key[2])
@@ -55,7 +65,7 @@ def packed_attention(resizing: Resizing, op: Op) -> None:
     before = [int(size) for size in given] if given else [whole // 3] * 3
     stays = resizing.indices(columns)
     ends = [0, before[0], before[0] + before[1], whole]
-    after = [int(((stays >= low) & (stays < high)).sum()) for low, high in zip(ends, ends[1:], strict=False)]
+    after = [int(((stays >= low) & (stays < high)).sum()) for low, high in pairwise(ends)]
     heads = resizing.blocks(resizing.output(op)[2], count)
     if given or len(set(after)) > 1:
         resizing.set_attribute(op, "qkv_hidden_sizes", tuple(after))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from secateur.ir.dims.algebra import size_of
 from secateur.ir.dims.resize.table import Resizing, resize_rules
 from secateur.ir.errors import RefusedError
 from secateur.ir.node import Op
@@ -39,25 +40,22 @@ def _spell_split(resizing: Resizing, op: Op, numbers: list[int]) -> None:
 
 @_register("Slice")
 def slice_(resizing: Resizing, op: Op) -> None:
-    """Bounds: what lies before them of what stays."""
-    data = resizing.input(op, 0)
+    """Bounds: where what they take lies among what stays."""
+    data, made = resizing.input(op, 0), resizing.output(op)
     starts, ends = _bound(resizing, op, 1, "starts"), _bound(resizing, op, 2, "ends")
     which = _bound(resizing, op, 3, "axes") or list(range(len(starts)))
     steps = resizing.constant(op, 4) or [1] * len(starts)
     if not starts or not ends:
         return  # Bounds that are computed pin the axes that they cut.
     for place, axis in enumerate(axis % len(data) for axis in which):
-        size = resizing.dimensions.known.size(op.inputs[0], axis)
+        size = size_of(data[axis])
         if size is None or not resizing.shrinks(data[axis]):
             continue
-        start, stop, step = slice(starts[place], ends[place], steps[place]).indices(size)
-        stays = resizing.indices(data[axis])
-        if step == 1:
-            starts[place], ends[place] = (int(np.searchsorted(stays, bound)) for bound in (start, stop))
-        elif step > 1:
-            ends[place] = len(stays)
-        else:
-            raise RefusedError(f"{op} goes backwards along an axis that would shrink", hint="leave this group alone")
+        taken = np.arange(size)[starts[place] : ends[place] : steps[place]][resizing.indices(made[axis])]
+        places = np.searchsorted(resizing.indices(data[axis]), taken)
+        if steps[place] < 0 or (len(places) > 1 and (np.diff(places) != steps[place]).any()):
+            raise RefusedError(f"{op} takes indices that would not follow each other", hint="leave this group alone")
+        starts[place], ends[place] = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
     _set_bound(resizing, op, 1, "starts", starts)
     _set_bound(resizing, op, 2, "ends", ends)
 
@@ -79,7 +77,7 @@ def gather(resizing: Resizing, op: Op) -> None:
     """Constant indices: where what they pick lies now."""
     data, chosen = resizing.input(op, 0), resizing.graph.constant(op.input(1))
     axis = op.attribute("axis", 0) % len(data)
-    size = resizing.dimensions.known.size(op.inputs[0], axis)
+    size = size_of(data[axis])
     if chosen is None or len(chosen.shape) != 1 or size is None:
         return
     stays = resizing.indices(data[axis])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from secateur.ir.dims.numbers import Count, Counts, count, evaluate
-from secateur.ir.dims.provenance import Element, elements
+from collections.abc import Mapping
+
+from secateur.ir.dims.algebra import Layout
+from secateur.ir.dims.algebra import expand as expand_layout
+from secateur.ir.dims.numbers import Count, Counts, count, evaluate, measured
+from secateur.ir.dims.provenance import Element, elements, handed_on
 from secateur.ir.dims.resize.table import Resizing, resize_rules
 from secateur.ir.errors import RefusedError
 from secateur.ir.node import Op, Value
@@ -35,45 +39,87 @@ def _retarget(resizing: Resizing, op: Op, port: int, *, ones: bool = False) -> N
     sizes = [resizing.size(layout) for layout in layouts]
     found = elements(resizing.dimensions.known, op, port)
     shift = len(sizes) - len(found or ())
+    spelled: dict[int, int] = {}
     for place, element in enumerate(found or () if shift >= 0 and (ones or not shift) else ()):
         size = sizes[place + shift]
         keep = element is None or element.number in (0, -1) or (ones and element.number == 1)
-        if not keep and size is not None and element is not None and element.number != size:
-            _write(resizing, element, size)
+        if not keep and size is not None:
+            spelled[place] = size
+    before = _computed(resizing, op, port, new=False)
+    _write(resizing, op, port, spelled)
     if found is None or shift < 0 or (shift and not ones) or None in found:
-        wanted = [count(layout, size) for layout, size in zip(layouts, sizes, strict=True)]
-        _check_computed(resizing, op, port, wanted, ones=ones)
+        _check_computed(resizing, op, port, before)
 
 
-def _write(resizing: Resizing, element: Element, size: int) -> None:
-    """Changes one number in a constant, along the way that it takes to its reader."""
-    numbers = resizing.constant(element.reader, element.port)
-    assert numbers is not None
-    numbers[element.index] = size
-    resizing.set_constant(element.reader, element.port, numbers)
+def _write(resizing: Resizing, op: Op, port: int, spelled: Mapping[int, int]) -> None:
+    """Changes numbers of the sizes that an op reads in the constants where they come from, for this op alone."""
+    graph, known, value = resizing.graph, resizing.dimensions.known, op.inputs[port]
+    assert value is not None
+    present = elements(known, op, port) or []
+    spelled = {place: size for place, size in spelled.items() if _differs(present[place], size)}
+    maker = graph.producer(value)
+    if not spelled:
+        return
+    if maker is None:
+        numbers = [spelled.get(place, element.number) for place, element in enumerate(present) if element is not None]
+        resizing.set_constant(op, port, numbers)
+        return
+    parts = [(part, len(elements(known, maker, part) or ())) for part in handed_on(graph, maker)]
+    if len(graph.uses(value)) > 1 or graph.consumers(value) != [op] or value in graph.outputs:
+        copy = Value(graph.unique_name(value.name), value.type)
+        maker = graph.add_op(Op(maker.op_type, maker.inputs, (copy,), dict(maker.attributes), maker.domain))
+        graph.set_inputs(op, [copy if at == port else old for at, old in enumerate(op.inputs)])
+    start = 0
+    for part, width in parts:
+        _write(
+            resizing,
+            maker,
+            part,
+            {place - start: size for place, size in spelled.items() if 0 <= place - start < width},
+        )
+        start += width
 
 
-def _check_computed(resizing: Resizing, op: Op, port: int, wanted: list[Count], *, ones: bool) -> None:
-    """What is computed from shapes must come to the new sizes.
+def _differs(element: Element | None, size: int) -> bool:
+    return element is not None and element.number != size
+
+
+def _computed(resizing: Resizing, op: Op, port: int, *, new: bool) -> Counts | None:
+    """What the target comes to, with the sizes as they were or as they will be."""
+
+    def sizes(value: Value) -> Counts | None:
+        layouts = resizing.dimensions.layouts.get(value)
+        return None if layouts is None else [_count(resizing, layout, new=new) for layout in layouts]
+
+    target = op.inputs[port]
+    assert target is not None
+    return evaluate(resizing.graph, target, sizes)
+
+
+def _count(resizing: Resizing, layout: Layout, *, new: bool) -> Count:
+    product = Count(1)
+    for dim in expand_layout(layout):
+        size = None if dim.size is None else len(resizing.indices((dim,))) if new else dim.size
+        product *= count((dim,), size)
+    return product
+
+
+def _check_computed(resizing: Resizing, op: Op, port: int, before: Counts | None) -> None:
+    """What is computed must change as the axes do.
 
     Raises:
         RefusedError: it does not, or that cannot be told.
     """
-
-    def sizes(value: Value) -> Counts | None:
-        layouts = resizing.dimensions.layouts.get(value)
-        return None if layouts is None else [count(layout, resizing.size(layout)) for layout in layouts]
-
-    target = op.inputs[port]
+    after, target = _computed(resizing, op, port, new=True), op.inputs[port]
     assert target is not None
-    found = evaluate(resizing.graph, target, sizes)
-    if found is None:
-        follows = not any(map(resizing.shrinks, resizing.output(op))) and not _measures_what_shrinks(resizing, target)
+    if before is None or after is None or len(before) != len(after):
+        shrunk = any(resizing.touches(value) for value, _ in measured(resizing.graph, target))
+        follows = not shrunk and not any(map(resizing.shrinks, resizing.output(op)))
     else:
-        free = {0, -1, 1} if ones else {0, -1}
-        pairs = zip(found[::-1], wanted[::-1], strict=False)
+        made = resizing.output(op)[::-1]
         follows = all(
-            one is not None and (one == new or (not one.unknown and one.number in free)) for one, new in pairs
+            _follows(one, other, _count(resizing, layout, new=False), _count(resizing, layout, new=True))
+            for one, other, layout in zip(before[::-1], after[::-1], made, strict=False)
         )
     if not follows:
         raise RefusedError(
@@ -82,20 +128,13 @@ def _check_computed(resizing: Resizing, op: Op, port: int, wanted: list[Count], 
         )
 
 
-def _measures_what_shrinks(resizing: Resizing, value: Value) -> bool:
-    seen, waiting = {value}, [value]
-    while waiting:
-        maker = resizing.graph.producer(waiting.pop())
-        for one in maker.inputs if maker is not None else ():
-            if one is None or one in seen:
-                continue
-            if maker is not None and maker.op_type in ("Shape", "Size"):
-                if resizing.touches(one):
-                    return True
-                continue
-            seen.add(one)
-            waiting.append(one)
-    return False
+def _follows(before: Count | None, after: Count | None, old: Count, new: Count) -> bool:
+    """An entry changes by the factor that its axis changes by; 0, -1 and a one follow by themselves."""
+    if before is None or after is None:
+        return old == new
+    if not after.unknown and after.number in (0, -1, 1) and before == after:
+        return True
+    return before.unknown == after.unknown and before.number * new.number == after.number * old.number
 
 
 @_register("Tile")
@@ -118,10 +157,8 @@ def resize(resizing: Resizing, op: Op) -> None:
         return
     made = resizing.output(op)
     axes = [axis % len(made) for axis in op.attribute("axes") or range(len(made))]
-    for axis, element in zip(axes, elements(resizing.dimensions.known, op, 3) or (), strict=False):
-        size = resizing.size(made[axis])
-        if element is not None and size is not None and resizing.shrinks(made[axis]):
-            _write(resizing, element, size)
+    sizes = {place: resizing.size(made[axis]) for place, axis in enumerate(axes) if resizing.shrinks(made[axis])}
+    _write(resizing, op, 3, {place: size for place, size in sizes.items() if size is not None})
 
 
 @_register("RandomNormal", "RandomUniform")

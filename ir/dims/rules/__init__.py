@@ -6,7 +6,7 @@ from importlib import import_module
 
 FAMILIES = (
     *("pointwise", "contractions", "shapes", "pieces", "reductions", "norms", "spatial", "scatter", "quantized"),
-    *("recurrent", "rotary", "attention", "experts"),
+    *("recurrent", "rotary", "attention", "attention_contrib", "experts"),
 )
 
 

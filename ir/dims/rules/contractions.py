@@ -128,7 +128,7 @@ def conv_transpose(axes: Axes) -> None:
 
 def _over_space(axes: Axes, made: Layout, data: Layouts, weight: Layouts) -> None:
     pin_all(axes, weight[2:], KERNEL)
-    space = axes.fresh_output()[2:] if axes.known.rank(axes.op.outputs[0]) else [(Dim(None),)] * (len(data) - 2)
+    space = axes.fresh_output(rank=len(data))[2:]
     pin_all(axes, [*space, *data[2:]], SPACE)
     axes.output([data[0], made, *space])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from secateur.ir.dims.algebra import Dim, Layout, as_one, sum_of
+from secateur.ir.dims.algebra import Dim, Layout, as_one, size_of, sum_of
 from secateur.ir.dims.axes import Axes, Unruly, dims_rules
 from secateur.ir.dims.positions import pick
 from secateur.ir.dims.rules.agreement import pin_all, same
@@ -31,7 +31,7 @@ def concat(axes: Axes) -> None:
     if any(term.size is None for term in terms):
         for term in terms:
             axes.pin([term], "joins parts of unknown size")
-        whole = axes.fresh_output()[axis]
+        whole = axes.fresh_output(rank=len(operands[0]))[axis]
         axes.pin(whole, "joins parts of unknown size")
         axes.output([*rest[:axis], whole, *rest[axis + 1 :]])
         return
@@ -62,7 +62,7 @@ def split(axes: Axes) -> None:
 def slice_(axes: Axes) -> None:
     """A run of indices is one term of a sum; every n-th index is the outer factor of a product."""
     data = axes.input(0)
-    made, fresh = list(data), axes.fresh_output()
+    made, fresh = list(data), axes.fresh_output(rank=len(data))
     for axis, bounds in _bounds(axes):
         if bounds is None:
             made[axis] = fresh[axis]
@@ -165,13 +165,11 @@ def compress(axes: Axes) -> None:
 @dims_rules.register("CenterCropPad")
 def center_crop_pad(axes: Axes) -> None:
     """Axes that change their size are cut or padded in the middle; the others pass."""
-    data, made = axes.input(0), axes.fresh_output()
-    before, after = axes.known.shape(axes.op.input(0)), axes.known.shape(axes.op.output)
-    assert before is not None
-    assert after is not None
+    data = axes.input(0)
+    made = axes.fresh_output(rank=len(data))
     which = {axis % len(data) for axis in axes.attribute("axes") or range(len(data))}
     for axis, layout in enumerate(data):
-        if axis not in which or (isinstance(before[axis], int) and before[axis] == after[axis]):
+        if axis not in which or size_of(layout) == size_of(made[axis]) is not None:
             made[axis] = layout
             if axis in which:
                 axes.pin(layout, "is told its size")
@@ -196,7 +194,7 @@ def pad(axes: Axes) -> None:
     which = axes.integers(3) or list(range(len(data)))
     if pads is None or len(pads) != 2 * len(which):
         raise Unruly(f"{axes.op}: its pads are computed")
-    made, fresh = list(data), axes.fresh_output()
+    made, fresh = list(data), axes.fresh_output(rank=len(data))
     for place, axis in enumerate(axis % len(data) for axis in which):
         before, behind = pads[place], pads[place + len(which)]
         if not before and not behind:

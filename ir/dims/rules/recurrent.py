@@ -11,7 +11,7 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @dims_rules.register("LSTM", "GRU", "RNN")
 def recurrent(axes: Axes) -> None:
-    """W [directions, gates * hidden, input], R [directions, gates * hidden, hidden], B [directions, 2 * gates * hidden].
+    """W [directions, gates * hidden, input], R [.., gates * hidden, hidden], B [.., 2 * gates * hidden].
 
     Both directions keep the same hidden indices: there is one `hidden_size`.
     """

@@ -60,7 +60,7 @@ def top_k(axes: Axes) -> None:
     axes.inexact(data[axis], "ranks its indices")
     _give_positions(axes, axis, 1)
     for port in (0, 1):
-        made = axes.fresh_output(port)
+        made = axes.fresh_output(port, len(data))
         if made:
             axes.pin(made[axis], "gives its best")
             axes.output([*data[:axis], made[axis], *data[axis + 1 :]], port)

@@ -112,7 +112,7 @@ def multinomial(axes: Axes) -> None:
     """Draws positions on the last axis."""
     data = axes.input(0)
     axes.pin(data[1], "draws positions on it")
-    made: Layouts = [data[0], *axes.fresh_output()[1:]]
+    made: Layouts = [data[0], *axes.fresh_output(rank=2)[1:]]
     pin_all(axes, made[1:], "draws so many")
     axes.output(made)
 

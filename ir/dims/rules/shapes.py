@@ -4,18 +4,54 @@ from __future__ import annotations
 
 import math
 
-from secateur.ir.dims.algebra import Dim, Layout
+from secateur.ir.dims.algebra import Dim, Layout, size_of
 from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
-from secateur.ir.dims.numbers import other_readers
-from secateur.ir.dims.rules.agreement import pin_all
+from secateur.ir.dims.numbers import count, other_readers
+from secateur.ir.dims.rules.agreement import pin_all, same
 from secateur.ir.dims.rules.contractions import SPACE, whole
+from secateur.ir.dims.target import Target
 
 
-@dims_rules.register("Reshape", "Flatten", "Squeeze", "Unsqueeze", "com.microsoft::ExpandDims")
+@dims_rules.register("Reshape")
 def reshape(axes: Axes) -> None:
     """The same elements in the same order: the run of all input axes is the run of all output axes."""
-    made = axes.fresh_output()
-    axes.unify(whole(axes.input(0)), whole(made))
+    data, target = axes.input(0), Target.of(axes, 1)
+    made = target.layouts(data, rest=count(tuple(whole(data)), None))
+    axes.unify(whole(data), whole(made))
+    axes.output(made)
+    target.pin(made)
+
+
+@dims_rules.register("Flatten")
+def flatten(axes: Axes) -> None:
+    """Two axes: all before one, and all behind."""
+    data = axes.input(0)
+    axis = axes.attribute("axis", 1)
+    cut = axis + len(data) if axis < 0 else axis
+    axes.output([tuple(whole(data[:cut])), tuple(whole(data[cut:]))])
+
+
+@dims_rules.register("Squeeze")
+def squeeze(axes: Axes) -> None:
+    """Axes of size one go."""
+    data, given = axes.input(0), axes.integers(1, "axes")
+    if given is None and (axes.has(1) or any(size_of(layout) is None for layout in data)):
+        raise Unruly(f"{axes.op}: which axes go is found out at run time")
+    gone = {axis % len(data) for axis in given} if given is not None else {a for a, one in enumerate(data) if not one}
+    pin_all(axes, [data[axis] for axis in gone], "takes it for one")
+    axes.output([layout for axis, layout in enumerate(data) if axis not in gone])
+
+
+@dims_rules.register("Unsqueeze", "com.microsoft::ExpandDims")
+def unsqueeze(axes: Axes) -> None:
+    """Axes of size one come between the others."""
+    data, given = list(axes.input(0)), axes.integers(1, "axes")
+    if given is None:
+        raise Unruly(f"{axes.op}: where axes come in is computed")
+    rank = len(data) + len(given)
+    for axis in sorted(axis % rank for axis in given):
+        data.insert(axis, ())
+    axes.output(data)
 
 
 @dims_rules.register("Transpose")
@@ -29,11 +65,15 @@ def transpose(axes: Axes) -> None:
 @dims_rules.register("Expand")
 def expand(axes: Axes) -> None:
     """Axes of size one are repeated: a dimension of its own, whose indices are copies."""
-    data, made = axes.input(0), axes.fresh_output()
-    shift = len(made) - len(data)
-    axes.output(
-        [data[axis - shift] if axis >= shift and data[axis - shift] else made[axis] for axis in range(len(made))]
-    )
+    data, target = axes.input(0), Target.of(axes, 1)
+    made = target.layouts([])
+    made = [*data[: max(0, len(data) - len(made))], *made]
+    before: Layouts = [*[()] * (len(made) - len(data)), *data]
+    axes.output([old or new for old, new in zip(before, made, strict=True)])
+    for old, new in zip(before, made, strict=True):
+        if size_of(old) == size_of(new) is not None:
+            same(axes, old, new)
+    target.pin([(*old, *new) for old, new in zip(before, made, strict=True)])
 
 
 @dims_rules.register("Tile")
@@ -48,13 +88,16 @@ def tile(axes: Axes) -> None:
 @dims_rules.register("ConstantOfShape")
 def constant_of_shape(axes: Axes) -> None:
     """The same number everywhere: an axis has as many indices as what it meets."""
-    axes.fresh_output()
+    target = Target.of(axes, 0)
+    made = target.layouts([])
+    axes.output(made)
+    target.pin(made)
 
 
 @dims_rules.register("DepthToSpace")
 def depth_to_space(axes: Axes) -> None:
     """Channels are block x block x rest (DCR), or rest x block x block (CRD)."""
-    data, made = axes.input(0), axes.fresh_output()
+    data, made = axes.input(0), axes.fresh_output(rank=4)
     cell = _cell(axes, [*data[2:], *made[2:]], "moves it into space")
     axes.unify(data[1], (*made[1], *cell) if _is_column_first(axes) else (*cell, *made[1]))
     axes.output([data[0], *made[1:]])
@@ -63,7 +106,7 @@ def depth_to_space(axes: Axes) -> None:
 @dims_rules.register("SpaceToDepth")
 def space_to_depth(axes: Axes) -> None:
     """Channels become block x block x channels (DCR), or channels x block x block (CRD, from opset 28)."""
-    data, made = axes.input(0), axes.fresh_output()
+    data, made = axes.input(0), axes.fresh_output(rank=4)
     cell = _cell(axes, [*data[2:], *made[2:]], "takes it from space")
     channels = (*data[1], *cell) if _is_column_first(axes) else (*cell, *data[1])
     axes.output([data[0], channels, *made[2:]])
@@ -90,7 +133,7 @@ def columns_to_image(axes: Axes) -> None:
     cell: Layout = (Dim(math.prod(block), axes.op.title),)
     channels = axes.axis(size // math.prod(block), axes.op.title)
     axes.unify(data[1], (*channels, *cell))
-    made = axes.fresh_output()
+    made = axes.fresh_output(rank=2 + len(block))
     pin_all(axes, [cell, data[2], *made[2:]], SPACE)
     axes.output([data[0], channels, *made[2:]])
 
@@ -104,7 +147,7 @@ def measure(axes: Axes) -> None:
         reader = _reckons(axes, axis - start % max(len(data), 1))
         if reader is not None:
             axes.pin(data[axis], f"gives its size to {reader}")
-    pin_all(axes, axes.fresh_output(), "counts it")
+    pin_all(axes, axes.fresh_output(rank=0 if axes.op.op_type == "Size" else 1), "counts it")
 
 
 def _reckons(axes: Axes, place: int) -> str | None:
@@ -130,4 +173,4 @@ def counted(axes: Axes) -> None:
     """Positions as numbers: they count what they lie on."""
     if axes.op.op_type == "NonZero":
         pin_all(axes, axes.input(0), "gives positions on it")
-    pin_all(axes, axes.fresh_output(), "counts it")
+    pin_all(axes, axes.fresh_output(rank=2 if axes.op.op_type == "NonZero" else 1), "counts it")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from secateur.ir.dims.algebra import Dim
-from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
+from secateur.ir.dims.algebra import Dim, Layout, size_of
+from secateur.ir.dims.axes import Axes, Layouts, dims_rules
 from secateur.ir.dims.rules.agreement import pin_all, same
 from secateur.ir.dims.rules.contractions import SPACE
 
@@ -13,7 +13,7 @@ def pool(axes: Axes) -> None:
     """Batch and channels pass; positions are new."""
     data = axes.input(0)
     for port in range(len(axes.op.outputs)):
-        made = axes.fresh_output(port)
+        made = axes.fresh_output(port, len(data))
         pin_all(axes, [*made[2:], *data[2:]], SPACE)
         axes.output([*data[:2], *made[2:]], port)
     if len(axes.op.outputs) > 1 and axes.op.outputs[1] is not None:
@@ -23,7 +23,8 @@ def pool(axes: Axes) -> None:
 @dims_rules.register("MaxUnpool")
 def unpool(axes: Axes) -> None:
     """Elements go back to positions that count channels."""
-    data, made = axes.input(0), axes.fresh_output()
+    data = axes.input(0)
+    made = axes.fresh_output(rank=len(data))
     pin_all(axes, [*data, *axes.input(1), *made[2:]], "takes positions that count channels")
     axes.output([*data[:2], *made[2:]])
 
@@ -40,27 +41,28 @@ def pool_with_channels_last(axes: Axes) -> None:
 @dims_rules.register("Resize", "Upsample")
 def resize(axes: Axes) -> None:
     """Axes that are not scaled pass; the others are positions in space."""
-    data, made = axes.input(0), axes.fresh_output()
+    data = axes.input(0)
+    made = axes.fresh_output(rank=len(data))
     for axis, layout in enumerate(made):
-        if _stays(axes, axis):
+        if _stays(axes, axis, data[axis], layout):
             made[axis] = data[axis]
         else:
             pin_all(axes, [layout, data[axis]], SPACE)
     axes.output(made)
 
 
-def _stays(axes: Axes, axis: int) -> bool:
+def _stays(axes: Axes, axis: int, before: Layout, after: Layout) -> bool:
     """True where an axis is copied: its scale is one, or it is told the size that it has."""
-    before, after = (axes.known.shape(value) for value in (axes.op.input(0), axes.op.output))
-    if axes.attribute("coordinate_transformation_mode") == "tf_crop_and_resize" or before is None or after is None:
+    if axes.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
         return False
-    which = [one % len(before) for one in axes.attribute("axes") or range(len(before))]
+    rank = len(axes.input(0))
+    which = [one % rank for one in axes.attribute("axes") or range(rank)]
     if axis not in which:
         return True
     scales = axes.attribute("scales") or _scales(axes)
     if scales is not None:
         return bool(scales[which.index(axis)] == 1)
-    return axis < 2 and before[axis] == after[axis]
+    return axis < 2 and size_of(before) == size_of(after)
 
 
 def _scales(axes: Axes) -> list[float] | None:
@@ -81,7 +83,8 @@ def sample(axes: Axes) -> None:
 @dims_rules.register("RoiAlign", "MaxRoiPool")
 def regions(axes: Axes) -> None:
     """Channels pass; each region says which sample it is of."""
-    data, made = axes.input(0), axes.fresh_output()
+    data = axes.input(0)
+    made = axes.fresh_output(rank=len(data))
     beside = [layout for port in range(1, len(axes.op.inputs)) for layout in axes.input(port)]
     pin_all(axes, [data[0], *data[2:], made[0], *made[2:], *beside], SPACE)
     axes.output([made[0], data[1], *made[2:]])
@@ -90,9 +93,8 @@ def regions(axes: Axes) -> None:
 @dims_rules.register("AffineGrid")
 def affine_grid(axes: Axes) -> None:
     """[n, 2, 3] becomes [n, .., 2]: only the batch passes."""
-    theta, made = axes.input(0), axes.fresh_output()
+    theta = axes.input(0)
+    made = axes.fresh_output(rank=4 if axes.size(axes.op.input(0), 1) == 2 else 5)
     pin_all(axes, [*theta[1:], *made[1:]], SPACE)
-    if not made:
-        raise Unruly(f"{axes.op}: the rank of what it makes is not known")
     axes.pin(theta[0], "is told the size of the batch")
     axes.output([theta[0], *made[1:]])
