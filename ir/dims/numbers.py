@@ -227,8 +227,20 @@ def measured(graph: Graph, value: Value) -> list[tuple[Value, list[int] | None]]
 
 
 def _chosen(graph: Graph, reader: Op, measure: Op) -> list[int] | None:
-    """The axes whose sizes a reader of a shape takes, where it takes them by constant indices."""
-    tensor = graph.constant(reader.input(1)) if reader.op_type == "Gather" else None
-    if tensor is None or measure.op_type == "Size" or (tensor.numpy() < 0).any():
+    """The axes whose sizes a reader of a shape takes, where it takes them by constant indices or bounds."""
+    if measure.op_type == "Size" or reader.op_type not in ("Gather", "Slice"):
         return None
-    return [int(index) + int(measure.attribute("start", 0)) for index in tensor.numpy().reshape(-1)]
+    given = [graph.constant(value) for value in reader.inputs[1:]]
+    numbers = [[] if tensor is None else [int(one) for one in tensor.numpy().reshape(-1)] for tensor in given]
+    if not numbers or None in given or any(one < 0 for some in numbers for one in some):
+        return None
+    start = int(measure.attribute("start", 0))
+    if reader.op_type == "Gather":
+        return [start + index for index in numbers[0]]
+    if len(numbers) < 2 or numbers[1][0] > _MOST_AXES:
+        return None
+    return [start + index for index in range(numbers[0][0], numbers[1][0])]
+
+
+_MOST_AXES = 64
+"""A bound beyond stands for the end."""

@@ -81,11 +81,11 @@ class Target:
         for value, which in () if follows else measured(self.axes.known.graph, target):
             layouts = self.axes.made(value) or []
             for axis in range(len(layouts)) if which is None else which:
-                self.axes.pin(layouts[axis], reason)
+                self.axes.pin(layouts[axis] if axis < len(layouts) else (), reason)
 
     def _unsteady(self, layout: Layout, entry: Element | Count | None) -> list[Dim]:
         """What of an axis must stay: nothing where its size follows, else what is spelled beside a measured size."""
-        if isinstance(entry, Element) or _number(entry) in (0, -1):
+        if isinstance(entry, Element) or _number(entry) in (0, 1, -1):
             return []
         factors = expand(layout)
         if entry is None:

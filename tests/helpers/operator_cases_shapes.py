@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from helpers.operator_net import Cases, Net
 
-from secateur.ir import DataType, Value
+from secateur.ir import DataType, Tensor, Value
 
 CASES = Cases()
 
@@ -156,18 +156,75 @@ def size(net: Net) -> Value:
     return net.dense(net.op("Div", data, net.cast(net.op("Size", data), DataType.FLOAT32)), 7, 2)
 
 
-@CASES.case("Range")
-def counted(net: Net) -> Value:
-    """The seventh column is multiplied by six, and so on: they cannot move."""
-    data = _wide(net, 7)
-    columns = net.op("Gather", net.op("Shape", data), net.const(2))
-    numbers = net.op("Range", net.const(0), columns, net.const(1))
-    return net.dense(net.op("Mul", data, net.cast(numbers, DataType.FLOAT32)), 7, 2)
+for _name in ("Range", "com.microsoft::Range"):
+
+    @CASES.case(_name)
+    def counted(net: Net, name: str = _name) -> Value:
+        """The seventh column is multiplied by six, and so on: they cannot move."""
+        data = _wide(net, 7)
+        columns = net.op("Gather", net.op("Shape", data), net.const(2))
+        numbers = net.typed(net.op(name, net.const(0), columns, net.const(1)), 7, dtype=DataType.INT64)
+        return net.dense(net.op("Mul", data, net.cast(numbers, DataType.FLOAT32)), 7, 2)
 
 
 @CASES.case("NonZero")
 def non_zero(net: Net) -> Value:
     return net.cast(net.op("NonZero", net.dense(net.input(2, 5), 5, 7)), DataType.FLOAT32)
+
+
+# ---- shapes that are computed --------------------------------------------------------------------------------------
+
+
+@CASES.case("Reshape", [3, 3, 4, 4])
+def reshape__shared_target(net: Net) -> Value:
+    """Two ops are given the same computed shape, and end up with different sizes."""
+    data = net.input(2, 3, 5)
+    front = net.op("Slice", net.op("Shape", data), net.const([0]), net.const([2]))
+    target = net.op("Concat", front, net.const([3, 4]), axis=0)
+    left, right = (net.op("Reshape", net.op("Tanh", net.dense(data, 5, 12)), target) for _ in range(2))
+    return net.op(
+        "Add",
+        net.op("Einsum", left, net.weight(3, 4, 2), equation="bshd,hdo->bso"),
+        net.op("Einsum", right, net.weight(3, 4, 2), equation="bshd,hdo->bso"),
+    )
+
+
+@CASES.case("Reshape")
+def reshape__divided(net: Net) -> Value:
+    """The width of a head is the number of columns divided by three: neither may change."""
+    data = _wide(net, 12)
+    columns = net.op("Gather", net.op("Shape", data), net.const([2]))
+    width = net.op("Div", columns, net.const([3]))
+    target = net.op("Concat", net.const([2, 3, 3]), width, axis=0)
+    return net.op("Einsum", net.op("Reshape", data, target), net.weight(3, 4, 2), equation="bshd,hdo->bso")
+
+
+@CASES.case("Reshape", [4])
+def reshape__multiplied(net: Net) -> Value:
+    """Three copies of each column are counted as three times the columns: three stays, the columns may go."""
+    data = _wide(net, 4)
+    columns = net.op("Gather", net.op("Shape", data), net.const([2]))
+    copies = net.op("Expand", net.op("Unsqueeze", data, net.const([3])), net.const([1, 1, 1, 3]))
+    target = net.op("Concat", net.const([2, 3]), net.op("Mul", columns, net.const([3])), axis=0)
+    return net.dense(net.op("Reshape", copies, target), 12, 2)
+
+
+@CASES.case("Expand", [4, 5])
+def expand__that_replaces_the_rest(net: Net) -> Value:
+    """Where the shape is -1, one is put in its place: how exporters write an expansion."""
+    data = net.op("Unsqueeze", _wide(net, 4), net.const([2]))
+    front = net.op("Slice", net.op("Shape", data), net.const([0]), net.const([1]))
+    wanted = net.op("Concat", front, net.const([-1, 5, 4]), axis=0)
+    rest = net.op("Equal", wanted, net.const([-1] * 4))
+    target = net.op("Where", rest, net.op("ConstantOfShape", net.const([4]), value=Tensor(np.array([1]))), wanted)
+    return net.op("Einsum", net.op("Expand", data, target), net.weight(5, 4, 2), equation="bsrd,rdo->bso")
+
+
+@CASES.case("Reshape", [3, 4])
+def reshape__behind_an_op_that_inference_does_not_know(net: Net) -> Value:
+    skip = net.op("com.microsoft::FastGelu", _wide(net, 12))
+    value = net.op("Reshape", skip, net.const([0, 0, 3, -1]))
+    return net.op("Einsum", value, net.weight(3, 4, 2), equation="bshd,hdo->bso")
 
 
 @CASES.case("DepthToSpace", [3])
@@ -393,6 +450,14 @@ def one_hot(net: Net) -> Value:
     """Columns of a table by a product; which row there is cannot change."""
     hot = net.op("OneHot", net.input(2, 3, dtype=np.int64, most=11), net.const([11]), net.const([0.0, 1.0], np.float32))
     return net.dense(net.op("MatMul", hot, net.weight(11, 7)), 7, 2)
+
+
+@CASES.case("OneHot", [7])
+def one_hot__of_the_best(net: Net) -> Value:
+    """Ones where each column is largest; the positions are fed, the columns do not care."""
+    best = net.op("ArgMax", _wide(net, 7), axis=1, keepdims=0)
+    hot = net.op("OneHot", best, net.const([3]), net.const([0.0, 1.0], np.float32))
+    return net.op("Einsum", hot, net.weight(7, 2), equation="bcp,co->bpo")
 
 
 @CASES.case("Multinomial", [6])

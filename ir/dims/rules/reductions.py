@@ -6,7 +6,7 @@ from secateur.ir.dims.axes import Axes, Unruly, dims_rules
 from secateur.ir.dims.positions import unread
 from secateur.ir.dims.rules.agreement import pin_all
 
-_SUMS = "ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum com.microsoft::ReduceSumInteger"
+_SUMS = "ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum"
 _OTHERS = "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSumExp"
 
 
