@@ -59,6 +59,7 @@ def dimensions(known: Known) -> Dimensions:
     layouts: dict[Place, Layouts] = {}
     symbols: dict[str, Dim] = {}
     boundaries: dict[Op, str] = {}
+    functions = {(key.domain, key.name) for key in graph.root.functions}
     for value in graph.inputs:
         if graph.constant(value) is None:
             _pin_value(known, value, layouts, symbols, f"{value.name!r} is an input of the model")
@@ -67,7 +68,7 @@ def dimensions(known: Known) -> Dimensions:
         try:
             if op.bodies():
                 raise Unruly(f"{op} has a body")
-            rule = dims_rules.get(op)
+            rule = None if op.key in functions else dims_rules.get(op)
             if rule is None:
                 raise Unruly(boundary(op))
             rule(axes)
