@@ -27,7 +27,7 @@ from secateur.passes.prune.criteria import CRITERIA
 from secateur.passes.prune.facts import dims
 from secateur.passes.prune.problem import problem_of
 from secateur.passes.prune.repair import REPAIRS
-from secateur.passes.prune.units import Units, step_of, units_of
+from secateur.passes.prune.units import step_of, units_of
 
 Place = tuple[Use, int, int]
 
@@ -102,18 +102,18 @@ class Prune(Pass):
         found = context.facts.get(dims)
         chosen = self._chosen(found, context)
         kept: dict[Place, NDArray[np.int64]] = {}
-        for index, units in enumerate(chosen):
+        for index, group in enumerate(chosen):
             context.progress("prune", index, len(chosen))
-            if context.allow("prune", units.group.weights[0].use.op):
-                some = self._decide(graph, dense, found, units, context)
+            if context.allow("prune", group.weights[0].use.op):
+                some = self._decide(graph, dense, found, group, context)
                 if some is not None:
-                    kept[_place(units.group)] = some
+                    kept[_place(group)] = some
         context.progress("prune", len(chosen), len(chosen))
         if kept:
             self._remove(graph, kept, context)
         return len(kept)
 
-    def _chosen(self, found: Dimensions, context: Context) -> list[Units]:
+    def _chosen(self, found: Dimensions, context: Context) -> list[Group]:
         """The groups that may shrink, in the order of their ops; notes for those that may not."""
         roles, chosen = Roles(found), []
         for group in groups(found):
@@ -124,16 +124,15 @@ class Prune(Pass):
             if reason is None and self.exact and group.inexact:
                 reason = f"{group.inexact}, and exact=true was asked for"
             if reason is None:
-                chosen.append(units_of(found, group))
+                chosen.append(group)
             elif not _is_kernel(group):
                 context.note(f"{group.name} keeps its {group.size}: {reason}")
         return chosen
 
     def _decide(
-        self, graph: Graph, dense: Graph, found: Dimensions, units: Units, context: Context
+        self, graph: Graph, dense: Graph, found: Dimensions, group: Group, context: Context
     ) -> NDArray[np.int64] | None:
         """Chooses what to keep of one group, and gives its readers their new numbers; None where everything stays."""
-        group = units.group
         units = units_of(found, group)
         step = step_of(units, self.align)
         wanted = max(1, math.ceil(group.size * (1 - self.ratio) - 1e-9))
