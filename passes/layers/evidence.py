@@ -7,14 +7,15 @@ targets from the dense one. Where a layer's output is added to a shortcut that h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.calib.batches import Source
+from secateur.calib.capture import Part
 from secateur.calib.gram import Gram, Moments
 from secateur.calib.patches import ConvGeometry, Positions, iterate_patches, output_rows, sample_positions
 from secateur.calib.solvers.least_squares import intercept, residual
@@ -76,45 +77,79 @@ class _Target:
     shortcut: str | None
 
 
-def gather(present: Graph, dense: Graph, uses: Sequence[WeightUse], context: Context, positions: int) -> list[Evidence]:
+@dataclass(frozen=True)
+class Streams:
+    """Where evidence comes from: the model as it is now, and as it was, each cut at the same place and fed there.
+
+    Where both are the same object, everything is taken from one run of it.
+    """
+
+    present: Part
+    dense: Part
+
+    @classmethod
+    def whole(cls, present: Graph, dense: Graph, source: Source) -> Streams:
+        """Both models from their own inputs on."""
+        part = Part(present, source)
+        return cls(part, part if dense is present else Part(dense, source))
+
+
+def gather(streams: Streams, uses: Sequence[WeightUse], context: Context, positions: int) -> list[Evidence]:
     """Runs both models over the calibration data once, and gathers moments for each layer.
 
     Args:
-        present: the model as it is now; gives inputs and shortcuts.
-        dense: the model as it was; values have the same names.
-        uses: layers of `present`.
-        context: runner, data and seed.
+        streams: inputs and shortcuts come from the present model, targets from the dense one, by the same names.
+        uses: layers of the present model.
+        context: runner and seed.
         positions: output positions to sample of each image (0 takes all); the same for inputs and targets.
 
     Raises:
         DataError: a value is NaN or infinite, or there is no data.
         BackendError: no runtime was given.
     """
-    factory, source = context.needed_runner("gathering moments"), context.needed_source("gathering moments")
-    targets = [_target(present, use) for use in uses]
+    targets = [_target(streams.present.graph, use) for use in uses]
     grams = [Evidence(_gram(use), _gram(use)) for use in uses]
-    names = {use.data.name for use in uses}
-    names.update(target.shortcut for target in targets if target.shortcut is not None)
-    with ExitStack() as stack:
-        now = stack.enter_context(factory(present, outputs=sorted(names)))
-        then = stack.enter_context(factory(dense, outputs=sorted({target.total for target in targets})))
-        seen = 0
-        for index, batch in enumerate(source):
-            inputs, outputs = now.run(batch.feeds), then.run(batch.feeds)
-            samples = 0
-            for use, target, evidence in zip(uses, targets, grams, strict=True):
-                wanted = outputs[target.total]
-                if target.shortcut is not None:
-                    wanted = wanted - inputs[target.shortcut]
-                read = inputs[use.data.name]
-                samples = len(read)
-                for held_out, gram in ((False, evidence.fit), (True, evidence.held_out)):
-                    chosen = (np.arange(seen, seen + samples) % HELD_OUT == HELD_OUT - 1) == held_out
-                    if chosen.any():
-                        rows = _Rows(use, positions, (context.seed, index, int(held_out)))
-                        rows.add(gram, read[chosen], wanted[chosen], batch.weight)
-            seen += samples
+    reads = {use.data.name for use in uses}
+    shortcuts = {target.shortcut for target in targets if target.shortcut is not None}
+    totals = {target.total for target in targets}
+    seen = 0
+    for index, weight, now, then in _steps(streams, sorted(reads | shortcuts), sorted(totals), context):
+        samples = 0
+        for use, target, evidence in zip(uses, targets, grams, strict=True):
+            wanted = then[target.total]
+            if target.shortcut is not None:
+                wanted = wanted - now[target.shortcut]
+            read = now[use.data.name]
+            samples = len(read)
+            for held_out, gram in ((False, evidence.fit), (True, evidence.held_out)):
+                chosen = (np.arange(seen, seen + samples) % HELD_OUT == HELD_OUT - 1) == held_out
+                if chosen.any():
+                    rows = _Rows(use, positions, (context.seed, index, int(held_out)))
+                    rows.add(gram, read[chosen], wanted[chosen], weight)
+        seen += samples
     return grams
+
+
+_Fetched: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+def _steps(
+    streams: Streams, reads: list[str], totals: list[str], context: Context
+) -> Iterator[tuple[int, float, _Fetched, _Fetched]]:
+    """For each batch its number and weight, and what the present and the dense model have at these values."""
+    factory, present, dense = context.needed_runner("gathering moments"), streams.present, streams.dense
+    if dense is present:
+        with factory(present.graph, inputs=present.inputs, outputs=sorted({*reads, *totals})) as runner:
+            for index, batch in present.walk():
+                found = runner.run(batch.feeds)
+                yield index, batch.weight, found, found
+        return
+    with (
+        factory(present.graph, inputs=present.inputs, outputs=reads) as now,
+        factory(dense.graph, inputs=dense.inputs, outputs=totals) as then,
+    ):
+        for (index, batch), (_, other) in zip(present.walk(), dense.walk(), strict=True):
+            yield index, batch.weight, now.run(batch.feeds), then.run(other.feeds)
 
 
 @dataclass(frozen=True)

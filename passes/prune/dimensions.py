@@ -1,12 +1,10 @@
-"""The `prune` pass: criterion, allocation and repair brought to bear on one group of a network after another."""
+"""The `prune` pass: criterion, allocation and repair brought to bear on the groups of a network."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,42 +12,33 @@ from numpy.typing import NDArray
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.axes import Use
 from secateur.ir.dims.groups import Group, groups
-from secateur.ir.dims.kinds import Kind, Roles
+from secateur.ir.dims.kinds import Roles
 from secateur.ir.dims.shrink import shrink
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
-from secateur.passes.layers.evidence import gather
+from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.matrix import write_layer
-from secateur.passes.prune.criteria import CRITERIA
+from secateur.passes.layers.stages import walk
+from secateur.passes.prune import allocation, criteria, repair
+from secateur.passes.prune.alignment import remark
+from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.facts import dims
-from secateur.passes.prune.problem import problem_of
-from secateur.passes.prune.repair import REPAIRS
-from secateur.passes.prune.units import step_of, units_of
+from secateur.passes.prune.plan import Plan, Wishes, plan
+from secateur.passes.prune.problem import Problem, problem_of
+from secateur.passes.prune.ranking import Ranking
+from secateur.passes.prune.selection import Given, Kinds, chosen, named, read_units
+from secateur.passes.prune.units import Units, units_of
 
 Place = tuple[Use, int, int]
-
-CHOICES: Mapping[str, frozenset[Kind]] = MappingProxyType(
-    {
-        "all": frozenset(Kind),
-        "inner": frozenset(Kind) - {Kind.HIDDEN},
-        "channels": frozenset({Kind.CHANNELS}),
-        "heads": frozenset({Kind.HEADS}),
-        "ffn": frozenset({Kind.NEURONS}),
-        "query-key": frozenset({Kind.QUERY_KEY}),
-        "value-output": frozenset({Kind.VALUE_OUTPUT}),
-        "hidden": frozenset({Kind.HIDDEN}),
-        "recurrent": frozenset({Kind.RECURRENT}),
-    }
-)
-"""What `dims` may say, and the kinds that it means."""
+Kept = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Removes a share of the units of every group; the layers that read them are refitted to what the dense model gave.
+    """Removes a share of the units of groups; the layers that read them are refitted to what the dense model gave.
 
     Group by group from the input on, as He, Zhang and Sun (2017), "Channel Pruning for Accelerating Very Deep Neural
     Networks", ICCV, do with channels: LASSO chooses, least squares repairs the readers, and the next group sees the
@@ -64,110 +53,161 @@ class Prune(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     ratio: float = 0.5
-    """The share of each group's units that goes, in [0, 1)."""
-    dims: Literal["inner", "all", "channels", "heads", "ffn", "query-key", "value-output", "hidden", "recurrent"] = (
-        "inner"
-    )
+    """The share of units that goes, in [0, 1); a budget takes its place."""
+    budget: str = ""
+    """What the model may cost afterwards: `macs:0.5`, `params:60M`, `bytes:0.4`. The share that meets it is found."""
+    units: str = ""
+    """A JSON file of group names with the number of units that stay, or a list of them; nothing else is touched."""
+    dims: Kinds = "inner"
     """Which kinds of group; inner is all but the trunks that blocks add to."""
     exact: bool = True
     """Only groups whose removal is nothing but masking; false takes those that a norm or a mean runs over, too."""
-    criterion: Literal["auto", "lasso", "magnitude", "random"] = "auto"
-    """What decides; auto is lasso with data and magnitude without. Random is seeded by the run and the group."""
-    repair: Literal["auto", "least-squares", "none"] = "auto"
+    criterion: str = "auto"
+    """What decides which units go; auto is lasso with data and magnitude without."""
+    allocation: str = "uniform"
+    """How the share is spread over groups: uniform, incremental with depth, or global by loss for what is saved."""
+    repair: str = "auto"
     """What mends the readers; auto is least squares with data and none without."""
-    align: int = 8
-    """Axes are kept at multiples of this (8 suits float16 kernels, 32 int8 and 2:4)."""
+    least: float = 0.0
+    """The share of each group that stays whatever the allocation says, in [0, 1]."""
+    align: int = 0
+    """Axes are kept at multiples of this; 0 takes the widest of 64, 32, 16 and 8 that costs hardly any pruning."""
     damping: float = 0.01
-    """Pull of the refit towards the old weights, relative to the mean square of the inputs."""
+    """Pull of a refit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be in [0, 1), got {self.ratio}")
-        if self.align < 1 or self.positions < 0 or self.damping < 0:
-            raise ValueError("align must be at least 1; damping and positions must not be negative")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least must be in [0, 1], got {self.least}")
+        if self.align < 0 or self.positions < 0 or self.damping < 0:
+            raise ValueError("align, damping and positions must not be negative")
+        if self.budget:
+            Budget.parse(self.budget)
+        for choices, name in (
+            (criteria.CRITERIA, self.criterion),
+            (allocation.ALLOCATIONS, self.allocation),
+            (repair.REPAIRS, self.repair),
+        ):
+            if name != "auto":
+                choices.check(name)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Decides group by group on masked weights, then removes everything at once; returns the groups that shrank."""
-        if context.source is None:
-            if self.criterion == "lasso" or self.repair == "least-squares":
-                raise RefusedError(
-                    f"{self} needs calibration data, but none was given",
-                    hint="give --data, or prune{criterion=magnitude, repair=none}",
-                )
-            how = "at random" if self.criterion == "random" else "by magnitude"
-            context.note(f"no calibration data: units are chosen {how}, and nothing is repaired")
+        self._check_data(context)
+        given = read_units(self.units) if self.units else None
         dense = graph.clone() if context.source is not None else graph
         found = context.facts.get(dims)
-        chosen = self._chosen(found, context)
-        kept: dict[Place, NDArray[np.int64]] = {}
-        for index, group in enumerate(chosen):
-            context.progress("prune", index, len(chosen))
-            if context.allow("prune", group.weights[0].use.op):
-                some = self._decide(graph, dense, found, group, context)
-                if some is not None:
-                    kept[_place(group)] = some
-        context.progress("prune", len(chosen), len(chosen))
+        all_groups = groups(found)
+        if given is None:
+            wanted = chosen(all_groups, Roles(found), self.dims, self.exact, context)
+        else:
+            wanted = named(all_groups, given, self.exact)
+        plans = self._plan(graph, found, [units_of(found, group) for group in wanted], given, context)
+        kept: dict[Place, Kept] = {}
+
+        def decide(which: int, evidence: Sequence[Evidence] | None) -> None:
+            one = plans[which]
+            context.progress("prune", which, len(plans))
+            if context.allow("prune", one.units.group.weights[0].use.op):
+                problem = self._problem(found, one.units, evidence, context)
+                kept[_place(one.units.group)] = self._decide(graph, one, problem, context)
+
+        self._visit(graph, dense, [one.units for one in plans], context, decide)
+        context.progress("prune", len(plans), len(plans))
         if kept:
             self._remove(graph, kept, context)
         return len(kept)
 
-    def _chosen(self, found: Dimensions, context: Context) -> list[Group]:
-        """The groups that may shrink, in the order of their ops; notes for those that may not."""
-        roles, chosen = Roles(found), []
-        for group in groups(found):
-            kind = roles.kind(group)
-            reason = group.pin
-            if reason is None and kind not in CHOICES[self.dims]:
-                reason = f"it is {kind.value}, and dims={self.dims} was asked for"
-            if reason is None and self.exact and group.inexact:
-                reason = f"{group.inexact}, and exact=true was asked for"
-            if reason is None:
-                chosen.append(group)
-            elif not _is_kernel(group):
-                context.note(f"{group.name} keeps its {group.size}: {reason}")
-        return chosen
-
-    def _decide(
-        self, graph: Graph, dense: Graph, found: Dimensions, group: Group, context: Context
-    ) -> NDArray[np.int64] | None:
-        """Chooses what to keep of one group, and gives its readers their new numbers; None where everything stays."""
-        units = units_of(found, group)
-        step = step_of(units, self.align)
-        wanted = max(1, math.ceil(group.size * (1 - self.ratio) - 1e-9))
-        keep = min(group.size, math.ceil(wanted / step) * step)
-        if keep == group.size:
-            little = f"a share of {self.ratio:g} is less than one of its units"
-            reason = f"fewer would not be a multiple of {step}" if wanted < group.size else little
-            context.note(f"{group.name} keeps its {group.size}: {reason}")
-            return None
-        evidence = None
-        if context.source is not None and units.readers:
-            evidence = gather(graph, dense, [reader.use for reader in units.readers], context, self.positions)
-        problem = problem_of(found.known, units, evidence, context.random(group.name))
-        kept = CRITERIA[self._criterion(evidence is not None)](problem, keep)
-        if evidence is None:
-            context.row(group=group.name, size=group.size, kept=keep)
-            return kept
-        repair = self._repair()
-        for reader, layer in zip(units.readers, problem.layers, strict=True):
-            repaired = REPAIRS[repair](layer, kept, self.damping)
-            # What others read too would become two weights; without new numbers, they may go on sharing one.
-            if repair != "none" or graph.consumers(reader.use.weight) == [reader.use.op]:
-                write_layer(graph, reader.use, repaired.matrix, repaired.bias if repair != "none" else None)
-            context.row(
-                group=group.name,
-                size=group.size,
-                kept=keep,
-                reader=reader.use.weight.name,
-                error=repaired.error,
-                unrepaired=repaired.unrepaired,
+    def _check_data(self, context: Context) -> None:
+        if context.source is not None:
+            return
+        needs_data = self.criterion not in {"auto", *criteria.DATA_FREE} or self.repair not in {
+            "auto",
+            *repair.DATA_FREE,
+        }
+        if needs_data:
+            raise RefusedError(
+                f"{self} needs calibration data, but none was given",
+                hint="give --data, or prune{criterion=magnitude, repair=none}",
             )
-            context.manifest.exact &= repair == "none"
+        how = "at random" if self.criterion == "random" else "by magnitude"
+        context.note(f"no calibration data: units are chosen {how}, and nothing is repaired")
+
+    def _plan(
+        self, graph: Graph, found: Dimensions, wanted: list[Units], given: Given | None, context: Context
+    ) -> list[Plan]:
+        """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
+        losses: dict[int, Ranking] = {}
+        if given is None and self.allocation in allocation.BY_LOSS:
+
+            def score(which: int, evidence: Sequence[Evidence] | None) -> None:
+                context.progress("score", which, len(wanted))
+                problem = self._problem(found, wanted[which], evidence, context)
+                losses[which] = criteria.CRITERIA[self._criterion(context)](problem, problem.size - 1)
+
+            self._visit(graph, graph, wanted, context, score)
+        plans = []
+        wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
+        for one in plan(found, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
+            if one.keep < one.units.group.size:
+                plans.append(one)
+            else:
+                context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
+        return plans
+
+    def _visit(
+        self,
+        graph: Graph,
+        dense: Graph,
+        wanted: Sequence[Units],
+        context: Context,
+        visit: Callable[[int, Sequence[Evidence] | None], None],
+    ) -> None:
+        """Calls `visit` with each group and what the data says of its readers, in an order fit for repairing."""
+        if context.source is None:
+            for which in range(len(wanted)):
+                visit(which, None)
+            return
+
+        def look(which: int, streams: Streams) -> None:
+            uses = [reader.use for reader in wanted[which].readers]
+            visit(which, gather(streams, uses, context, self.positions) if uses else None)
+
+        jobs = [[reader.use.op for reader in one.readers] or one.group.ops for one in wanted]
+        walk(graph, dense, jobs, context, look)
+
+    def _problem(
+        self, found: Dimensions, units: Units, evidence: Sequence[Evidence] | None, context: Context
+    ) -> Problem:
+        return problem_of(found.known, units, evidence, context.random(units.group.name), self.damping)
+
+    def _decide(self, graph: Graph, one: Plan, problem: Problem, context: Context) -> Kept:
+        """Chooses what to keep of one group, and gives its readers their new numbers."""
+        has_evidence = all(layer.evidence is not None for layer in problem.layers) and bool(problem.layers)
+        name = self._criterion(context) if has_evidence else self._blind()
+        kept = one.kept
+        if kept is None:
+            kept = criteria.CRITERIA[name](problem, problem.size - one.keep).kept(problem.size, one.keep)
+        columns = {"group": one.units.group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}
+        if one.kept is None and (words := remark(one.units, one.keep, self.align)):
+            context.note(f"{one.units.group.name}: {words}")
+        if not has_evidence:
+            context.row(**columns)
+            return kept
+        way = self._repair()
+        for reader, layer in zip(one.units.readers, problem.layers, strict=True):
+            repaired = repair.REPAIRS[way](layer, kept, self.damping)
+            # What others read too would become two weights; without new numbers, they may go on sharing one.
+            if way != "none" or graph.consumers(reader.use.weight) == [reader.use.op]:
+                write_layer(graph, reader.use, repaired.matrix, repaired.bias if way != "none" else None)
+            context.row(**columns, reader=reader.use.weight.name, error=repaired.error, unrepaired=repaired.unrepaired)
+            context.manifest.exact &= way == "none"
         return kept
 
-    def _remove(self, graph: Graph, kept: Mapping[Place, NDArray[np.int64]], context: Context) -> None:
+    def _remove(self, graph: Graph, kept: Mapping[Place, Kept], context: Context) -> None:
         """Shrinks all groups at once. The analysis is made anew: repairs may have added biases."""
         context.facts.drop(self.changes)
         found = context.facts.get(dims)
@@ -176,9 +216,14 @@ class Prune(Pass):
         for one in slices:
             context.manifest.keep(one.weight, one.axis, one.kept)
 
-    def _criterion(self, has_evidence: bool) -> str:
-        wanted = self.criterion if self.criterion != "auto" else "lasso"
-        return wanted if has_evidence or wanted != "lasso" else "magnitude"
+    def _criterion(self, context: Context) -> str:
+        if self.criterion != "auto":
+            return self.criterion
+        return "magnitude" if context.source is None else "lasso"
+
+    def _blind(self) -> str:
+        """What decides where the data shows nothing of a group."""
+        return self.criterion if self.criterion in criteria.DATA_FREE else "magnitude"
 
     def _repair(self) -> str:
         return self.repair if self.repair != "auto" else "least-squares"
@@ -188,8 +233,3 @@ def _place(group: Group) -> Place:
     """What a group can be found by after its weights have changed."""
     first = group.weights[0]
     return first.use, first.axis, first.stride
-
-
-def _is_kernel(group: Group) -> bool:
-    """True for the extent of a kernel in space, which nobody expects to be prunable."""
-    return group.pin is not None and group.pin.endswith("has a kernel of this size")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.calib.gram import Moments
 from secateur.ir.rules.known import Known
+from secateur.ir.tensor import Tensor
 from secateur.passes.layers.evidence import Evidence
 from secateur.passes.layers.matrix import bias_of, matrix_of
 from secateur.passes.prune.units import Units
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,9 @@ class Layer:
         evidence: moments of its inputs and targets; None without data.
     """
 
-    matrix: NDArray[np.float64]
-    bias: NDArray[np.float64] | None
-    unit: NDArray[np.int64]
+    matrix: Array
+    bias: Array | None
+    unit: Indices
     evidence: Evidence | None
 
     @property
@@ -35,9 +42,87 @@ class Layer:
         """Columns for each input channel."""
         return int(self.matrix.shape[1]) // len(self.unit)
 
-    def columns(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    @property
+    def seen(self) -> Evidence:
+        """The evidence, for those who cannot do without."""
+        assert self.evidence is not None, "a criterion or repair that needs data was run without"
+        return self.evidence
+
+    @cached_property
+    def column_unit(self) -> Indices:
+        """[channels * taps] the unit that each column belongs to, -1 for none."""
+        return np.repeat(self.unit, self.taps)
+
+    def columns(self, kept: Indices) -> Indices:
         """The columns that stay with the kept units, those that belong to no unit among them."""
-        return spread(np.flatnonzero(np.isin(self.unit, kept) | (self.unit < 0)), self.taps)
+        return np.flatnonzero(np.isin(self.column_unit, kept) | (self.column_unit < 0))
+
+    def gone(self, kept: Indices) -> Indices:
+        """The columns that go when only these units stay."""
+        return np.flatnonzero(~np.isin(self.column_unit, kept) & (self.column_unit >= 0))
+
+    def members(self, size: int) -> list[Indices]:
+        """For each of the units its columns, in their order. Units may have different numbers of them."""
+        order = np.argsort(self.column_unit, kind="stable")
+        bounds = np.searchsorted(self.column_unit[order], np.arange(size + 1))
+        return [order[start:end] for start, end in pairwise(bounds)]
+
+    def by_unit(self, columns: Array, size: int) -> Array:
+        """[size] sums over the columns [channels * taps] of each unit."""
+        inside = self.column_unit >= 0
+        return np.bincount(self.column_unit[inside], columns[inside], size).astype(np.float64)
+
+    def energy(self, size: int) -> Array:
+        """[size] sum of squares of what the layer reads each unit with."""
+        return self.by_unit(np.einsum("nd,nd->d", self.matrix, self.matrix), size)
+
+    def about_units(self) -> tuple[Moments, Indices]:
+        """Moments of the columns that belong to units, the target less what the other columns contribute; and these."""
+        moments = self.seen.moments(with_bias=self.bias is not None)
+        columns = np.flatnonzero(self.column_unit >= 0)
+        others = np.flatnonzero(self.column_unit < 0)
+        if not len(others):
+            return moments, columns
+        fixed = self.matrix[:, others].T
+        xx, xy = moments.xx[np.ix_(columns, columns)], moments.xy[columns]
+        crossed = moments.xx[np.ix_(others, others)] @ fixed
+        yy = moments.yy + np.einsum("dn,dn->n", fixed, crossed - 2 * moments.xy[others])
+        left = xy - moments.xx[np.ix_(columns, others)] @ fixed
+        return Moments(moments.count, xx, left, np.maximum(yy, 0.0)), columns
+
+
+@dataclass(frozen=True)
+class Made:
+    """A weight that makes units: its entries along `axis` belong to the units that `unit` says, -1 for none."""
+
+    tensor: Tensor
+    axis: int
+    unit: Indices
+    size: int
+
+    @cached_property
+    def energy(self) -> Array:
+        """[size] the sum of squares of what belongs to each unit."""
+        squares = np.einsum("ij,ij->i", self._rows, self._rows, dtype=np.float64)
+        inside = self.unit >= 0
+        return np.bincount(self.unit[inside], squares[inside], self.size).astype(np.float64)
+
+    @cached_property
+    def rows(self) -> Array:
+        """[size, entries] float64, all that belongs to each unit in one row.
+
+        Raises:
+            ValueError: units have different numbers of entries.
+        """
+        order = np.argsort(self.unit, kind="stable")
+        order = order[self.unit[order] >= 0]
+        return self._rows[order].astype(np.float64).reshape(self.size, -1)
+
+    @property
+    def _rows(self) -> NDArray[np.floating]:
+        array = self.tensor.numpy()
+        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+        return np.moveaxis(array, self.axis, 0).reshape(array.shape[self.axis], -1)
 
 
 @dataclass(frozen=True)
@@ -46,17 +131,23 @@ class Problem:
 
     Attributes:
         layers: those that read them.
-        makers: for each weight that makes them, [size] the sum of squares of what belongs to each unit.
+        makers: the weights that make them, of rank 2 or more.
+        scales: [size] each, the factors that normalisations multiply them by afterwards.
         random: a generator of this decision's own, seeded by the run and the group.
+        damping: what is added to the diagonal of Gram matrices, relative to its mean.
     """
 
     size: int
     layers: tuple[Layer, ...]
-    makers: tuple[NDArray[np.float64], ...]
+    makers: tuple[Made, ...]
+    scales: tuple[Array, ...]
     random: np.random.Generator
+    damping: float
 
 
-def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None, random: np.random.Generator) -> Problem:
+def problem_of(
+    known: Known, units: Units, evidence: Sequence[Evidence] | None, random: np.random.Generator, damping: float
+) -> Problem:
     """The arrays of a group, with the weights that the graph has now.
 
     Without evidence the layers that read the units are looked at only where no weight makes them.
@@ -66,16 +157,14 @@ def problem_of(known: Known, units: Units, evidence: Sequence[Evidence] | None, 
         Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
         for index, reader in enumerate(readers)
     )
-    makers: list[NDArray[np.float64]] = []
+    makers, scales = [], []
     for maker in units.makers:
         tensor = known.constant(maker.occurrence.weight)
         assert tensor is not None
-        entries = np.moveaxis(tensor.numpy().astype(np.float64), maker.occurrence.axis, 0)
-        energy, inside = np.square(entries.reshape(len(entries), -1)).sum(axis=1), maker.unit >= 0
-        makers.append(np.bincount(maker.unit[inside], energy[inside], units.group.size).astype(np.float64))
-    return Problem(units.group.size, layers, tuple(makers), random)
-
-
-def spread(channels: NDArray[np.int64], taps: int) -> NDArray[np.int64]:
-    """The columns that belong to input channels."""
-    return (channels[:, None] * taps + np.arange(taps)).reshape(-1)
+        makers.append(Made(tensor, maker.occurrence.axis, maker.unit, units.group.size))
+    for scale in units.scales:
+        tensor = known.constant(scale.occurrence.weight)
+        assert tensor is not None
+        factors, inside = np.abs(tensor.numpy().astype(np.float64)).reshape(-1), scale.unit >= 0
+        scales.append(np.bincount(scale.unit[inside], factors[inside], units.group.size).astype(np.float64))
+    return Problem(units.group.size, layers, tuple(makers), tuple(scales), random, damping)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from secateur.ir.dims.algebra import owners
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.groups import Group, Occurrence
+from secateur.ir.rules.scales import scale_of
 from secateur.ir.rules.weights import WeightUse, weight_use
 
 Indices = NDArray[np.int64]
@@ -34,11 +35,12 @@ class Maker:
 
 @dataclass(frozen=True)
 class Units:
-    """A group and the layers around it, in the order of the ops."""
+    """A group and the layers around it, in the order of the ops; `scales` are the factors of normalisations."""
 
     group: Group
     readers: tuple[Reader, ...]
     makers: tuple[Maker, ...]
+    scales: tuple[Maker, ...]
 
 
 def units_of(dimensions: Dimensions, group: Group) -> Units:
@@ -46,6 +48,7 @@ def units_of(dimensions: Dimensions, group: Group) -> Units:
     known = dimensions.known
     readers: list[Reader] = []
     makers: list[Maker] = []
+    scales: list[Maker] = []
     for occurrence in group.weights:
         op, port = occurrence.use.op, occurrence.use.port
         unit = owners(dimensions.layouts[occurrence.use][occurrence.axis], group.dim)
@@ -55,9 +58,13 @@ def units_of(dimensions: Dimensions, group: Group) -> Units:
                 readers.append(Reader(use, unit))
             continue
         tensor = known.constant(occurrence.weight)
-        if tensor is not None and len(tensor.shape) > 1:
+        if tensor is None:
+            continue
+        if len(tensor.shape) > 1:
             makers.append(Maker(occurrence, unit))
-    return Units(group, tuple(readers), tuple(makers))
+        elif scale_of(op) is occurrence.weight:
+            scales.append(Maker(occurrence, unit))
+    return Units(group, tuple(readers), tuple(makers), tuple(scales))
 
 
 def step_of(units: Units, align: int) -> int:

@@ -18,7 +18,7 @@ from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
-from secateur.passes.layers.evidence import gather
+from secateur.passes.layers.evidence import Streams, gather
 from secateur.passes.layers.matrix import bias_of, matrix_of, write_layer
 from secateur.passes.sparsify.masks import Mask, keep_largest, satisfies
 from secateur.passes.sparsify.repair import refit
@@ -119,7 +119,8 @@ class Sparsify(Pass):
         columns["energy_kept"] = _share(weight, mask)
         alone = graph.consumers(use.weight) == [use.op]
         if dense is not None and alone and not use.is_transposed and use.has_samples_first:
-            (evidence,) = gather(graph, dense, [use], context, self.positions)
+            streams = Streams.whole(graph, dense, context.needed_source("sparsify"))
+            (evidence,) = gather(streams, [use], context, self.positions)
             flat = np.moveaxis(mask, (use.produced, use.contracted), (0, 1)).reshape(use.outputs, -1)
             matrix, bias, error, unrepaired = refit(matrix_of(use), bias_of(use), flat, evidence, self.damping)
             write_layer(graph, use, matrix, bias)

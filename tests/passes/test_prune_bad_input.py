@@ -90,7 +90,7 @@ def test_ratios_that_are_no_share_are_refused(ratio: float) -> None:
         make_pass("prune", ratio=float("nan"))
 
 
-@pytest.mark.parametrize("text", ["dims=sideways", "criterion=luck", "align=0", "ratio=half", "shares=0.5"])
+@pytest.mark.parametrize("text", ["dims=sideways", "criterion=luck", "align=-1", "ratio=half", "shares=0.5"])
 def test_options_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(TextError, match=text.partition("=")[0]):
         parse_pipeline(f"prune{{{text}}}")

@@ -1,0 +1,106 @@
+"""Layer by layer through a model with calibration data, in time that grows with its depth, not with its square.
+
+The model is cut into blocks at the values that everything goes through. Only what enters one block is kept, for all
+batches, in two streams: from the model as it is by then, and from the dense one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
+
+from secateur.calib.block_stream import Stage, capture_blocks
+from secateur.calib.capture import PairedStream
+from secateur.ir.blocks import Block, blocks
+from secateur.ir.graph import Graph
+from secateur.ir.node import Op, Value
+from secateur.ir.rules.known import Known
+from secateur.ir.rules.weights import weight_use
+from secateur.passes.context import Context
+from secateur.passes.layers.evidence import Streams
+
+Visit: TypeAlias = Callable[[int, Streams], None]
+
+
+def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Context, visit: Visit) -> None:
+    """Visits each job with streams that feed all its ops, in the order of the blocks that these lie in.
+
+    A visit may give ops of its job new weights: later jobs are fed by what it left.
+
+    Args:
+        present: the model that changes.
+        dense: the model as it was; `present` itself where there is one stream only.
+        jobs: for each the ops that it wants to see at work. Where they lie in several blocks, these count as one.
+        context: data and runner.
+        visit: called with the number of a job, each once.
+    """
+    source = context.needed_source("calibrating")
+    whole = Streams.whole(present, dense, source)
+    found = trunk_blocks(present)
+    turn = {op: index for index, block in enumerate(found) for op in block.ops}
+    inside = [job for job, ops in enumerate(jobs) if all(op in turn for op in ops)]
+    order = {op: index for index, op in enumerate(present.ops())}
+    begin = min((order[op] for op in turn), default=0)
+    outside = [job for job in range(len(jobs)) if job not in set(inside)]
+    early = [job for job in outside if min(order[op] for op in jobs[job]) < begin]
+    runs = _runs(found, {job: {turn[op] for op in jobs[job]} for job in inside})
+    for job in early:
+        visit(job, whole)
+
+    def visit_stage(stage: Stage) -> None:
+        one = dense is present
+        streams = Streams(stage.current, stage.current if one else stage.dense)
+        for job in runs[stage.index][1]:
+            visit(job, streams)
+
+    if runs:
+        model = present if dense is present else PairedStream(dense, present)
+        factory = context.needed_runner("calibrating")
+        capture_blocks(model, source, factory, [block for block, _ in runs], visit_stage)
+    for job in outside:
+        if job not in early:
+            visit(job, whole)
+
+
+def trunk_blocks(graph: Graph) -> list[Block]:
+    """The blocks between the values that all that layers compute goes through.
+
+    What no layer has had a part in (masks, positions, rotary tables) is known beforehand and is no path.
+    """
+    known = Known(graph)
+    layered: set[Value] = set()
+    fed: set[Value] = set()
+    for op in graph.ops():
+        read = {node for node in graph.nx.pred[op] if isinstance(node, Value)}
+        weighs = weight_use(known, op) is not None or _looks_up(known, op)
+        if weighs:
+            fed.update(value for value in read if value.const is None)
+        if weighs or read & layered:
+            layered.update(value for value in op.outputs if value is not None)
+    side = [value for value in graph.values() if value.const is None and value not in layered and value not in fed]
+    return blocks(graph, side=side)
+
+
+def _looks_up(known: Known, op: Op) -> bool:
+    """True where an op picks rows from a table of numbers."""
+    table = known.constant(op.input(0)) if op.op_type == "Gather" else None
+    return table is not None and table.dtype.is_float and len(table.shape) > 1
+
+
+def _runs(found: Sequence[Block], wanted: Mapping[int, Collection[int]]) -> list[tuple[Block, list[int]]]:
+    """Blocks with their jobs, in order; neighbours are joined where a job wants both. `wanted`: job -> its blocks."""
+    runs: list[tuple[range, list[int]]] = []
+    for job, places in sorted(wanted.items(), key=lambda item: (min(item[1]), item[0])):
+        first, last = min(places), max(places)
+        if runs and first < runs[-1][0].stop:
+            span, members = runs[-1]
+            runs[-1] = range(span.start, max(span.stop, last + 1)), [*members, job]
+        else:
+            runs.append((range(first, last + 1), [job]))
+    return [(_joined([found[at] for at in span]), sorted(members)) for span, members in runs]
+
+
+def _joined(found: Sequence[Block]) -> Block:
+    if len(found) == 1:
+        return found[0]
+    return Block(found[0].entry, found[-1].exit, tuple(op for block in found for op in block.ops))

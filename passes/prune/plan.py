@@ -1,0 +1,109 @@
+"""How many units each group keeps: an allocation, a budget and what kernels like, put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.ir.dims.analysis import Dimensions
+from secateur.passes.prune.alignment import chosen_step, steps_of
+from secateur.passes.prune.allocation import ALLOCATIONS, Candidate
+from secateur.passes.prune.budget import Budget
+from secateur.passes.prune.costs import Costs
+from secateur.passes.prune.ranking import Ranking
+from secateur.passes.prune.selection import Given
+from secateur.passes.prune.units import Units
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for; see the options of `prune`."""
+
+    ratio: float
+    budget: str
+    allocation: str
+    least: float
+    align: int
+
+    @property
+    def is_uniform(self) -> bool:
+        """True where every group loses the share that was asked for."""
+        return self.allocation == "uniform" and not self.budget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of one group.
+
+    Attributes:
+        keep: how many units stay.
+        step: the kept size is a multiple of this.
+        kept: which stay, where that was given.
+        why: why all of them stay, where they do.
+    """
+
+    units: Units
+    keep: int
+    step: int
+    kept: NDArray[np.int64] | None = None
+    why: str = ""
+
+
+def plan(
+    dimensions: Dimensions,
+    wanted: Sequence[Units],
+    rankings: Sequence[Ranking | None],
+    wishes: Wishes,
+    given: Given | None,
+) -> list[Plan]:
+    """One plan for each group.
+
+    Raises:
+        RefusedError: the budget cannot be met.
+    """
+    if given is not None:
+        return [_given(units, given[units.group.name]) for units in wanted]
+    budget = Budget.parse(wishes.budget) if wishes.budget else None
+    costs = Costs(dimensions, budget.resource if budget else "params")
+    candidates = [_candidate(units, ranking, costs, wishes) for units, ranking in zip(wanted, rankings, strict=True)]
+    allocate = ALLOCATIONS[wishes.allocation]
+    if budget is None:
+        sizes = allocate(candidates, wishes.ratio)
+    else:
+
+        def cost(sizes: Sequence[int]) -> float:
+            return costs.total({units.group.dim: keep for units, keep in zip(wanted, sizes, strict=True)})
+
+        sizes = budget.meet(lambda share: allocate(candidates, share), cost)
+    return [
+        Plan(units, keep, one.step, why=_why(one, wishes))
+        for units, one, keep in zip(wanted, candidates, sizes, strict=True)
+    ]
+
+
+def _candidate(units: Units, ranking: Ranking | None, costs: Costs, wishes: Wishes) -> Candidate:
+    size = units.group.size
+    least = max(1, math.ceil(wishes.least * size))
+    steps = steps_of(units, wishes.align)
+    step = chosen_step(size, max(size * (1 - wishes.ratio), least), steps) if wishes.is_uniform else steps[-1]
+    return Candidate(size, step, least, costs.unit(units.group.dim), None if ranking is None else ranking.loss)
+
+
+def _given(units: Units, some: int | NDArray[np.int64]) -> Plan:
+    why = "that is what was asked for"
+    if isinstance(some, int):
+        return Plan(units, some, 1, why=why)
+    return Plan(units, len(some), 1, some, why)
+
+
+def _why(one: Candidate, wishes: Wishes) -> str:
+    """Why a group keeps all its units, where it does."""
+    if not wishes.is_uniform:
+        return "others give more for less"
+    if one.size * wishes.ratio < 1:
+        return f"a share of {wishes.ratio:g} is less than one of its units"
+    return f"fewer would not be a multiple of {one.step}"
