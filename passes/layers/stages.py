@@ -15,7 +15,6 @@ from secateur.ir.blocks import Block, blocks
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
-from secateur.ir.rules.weights import weight_use
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams
 
@@ -71,20 +70,25 @@ def trunk_blocks(graph: Graph) -> list[Block]:
     layered: set[Value] = set()
     fed: set[Value] = set()
     for op in graph.ops():
-        read = {node for node in graph.nx.pred[op] if isinstance(node, Value)}
-        weighs = weight_use(known, op) is not None or _looks_up(known, op)
+        read = {node for node in graph.nx.pred[op] if isinstance(node, Value) and known.constant(node) is None}
+        weighs = any(_is_table(known, value) for value in op.inputs)
         if weighs:
-            fed.update(value for value in read if value.const is None)
+            fed |= read
         if weighs or read & layered:
             layered.update(value for value in op.outputs if value is not None)
-    side = [value for value in graph.values() if value.const is None and value not in layered and value not in fed]
-    return blocks(graph, side=side)
+    # What the first layers read leads to them from an input, and that is a path.
+    for op in reversed(list(graph.ops())):
+        if any(value in fed and value not in layered for value in op.outputs):
+            fed.update(node for node in graph.nx.pred[op] if isinstance(node, Value))
+    first = {value for value in fed if value not in layered}
+    side = [value for value in graph.values() if value not in layered and value not in first]
+    return blocks(graph, side=[value for value in side if value.const is None])
 
 
-def _looks_up(known: Known, op: Op) -> bool:
-    """True where an op picks rows from a table of numbers."""
-    table = known.constant(op.input(0)) if op.op_type == "Gather" else None
-    return table is not None and table.dtype.is_float and len(table.shape) > 1
+def _is_table(known: Known, value: Value | None) -> bool:
+    """True for what only layers read: a constant of numbers with two axes or more."""
+    tensor = known.constant(value)
+    return tensor is not None and tensor.dtype.is_float and sum(size > 1 for size in tensor.shape) > 1
 
 
 def _runs(found: Sequence[Block], wanted: Mapping[int, Collection[int]]) -> list[tuple[Block, list[int]]]:

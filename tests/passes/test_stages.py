@@ -1,0 +1,89 @@
+"""Walking block by block says what running the whole models says, of every layer, also while layers change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.zoo import random_feeds, zoo
+
+from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
+from secateur.calib.batches import Batch
+from secateur.ir import Graph, Tensor
+from secateur.ir.rules.known import Known
+from secateur.ir.rules.weights import WeightUse, weight_uses
+from secateur.passes.context import Context
+from secateur.passes.layers.evidence import Evidence, Streams, gather
+from secateur.passes.layers.stages import trunk_blocks, walk
+
+MODELS = ("resnet50", "gpt2", "minilm", "llama-dynamic-opset17", "swin", "efficientnet-lite0")
+LEAST = {"resnet50": 16, "gpt2": 4, "minilm": 12, "llama-dynamic-opset17": 4, "swin": 6, "efficientnet-lite0": 16}
+"""So many blocks there must be: one for each attention and each pair of linear maps, or for each residual block."""
+
+
+class _Feeds:
+    """Two batches, the same at every walk."""
+
+    name = "random feeds"
+
+    def __init__(self, graph: Graph) -> None:
+        self._batches = [Batch(random_feeds(graph, seed)) for seed in range(2)]
+
+    def __iter__(self):
+        return iter(self._batches)
+
+
+def _layers(graph: Graph) -> list[WeightUse]:
+    uses = [use for use in weight_uses(Known(graph)) if use.groups == 1 and use.has_samples_first]
+    return [use for use in uses if not use.is_transposed][::3]
+
+
+def _halved(graph: Graph, use: WeightUse) -> None:
+    tensor = graph[use.weight.name].const
+    assert tensor is not None
+    graph[use.weight.name].set_const(Tensor(tensor.numpy() * np.float32(0.5), tensor.dtype))
+
+
+def _same(one: Evidence, other: Evidence) -> None:
+    for ours, theirs in ((one.fit, other.fit), (one.held_out, other.held_out)):
+        assert ours.rows == theirs.rows
+        for left, right in ((ours.xx, theirs.xx), (ours.xy, theirs.xy), (ours.yy, theirs.yy)):
+            np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4 * float(np.abs(right).max(initial=1e-9)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stages_say_what_whole_runs_say_while_layers_change(name: str) -> None:
+    present = zoo("small", "real")[name]()
+    dense = present.clone()
+    source = _Feeds(present)
+    context = Context(runner=OnnxRuntimeRunner, source=source)
+    uses = _layers(present)
+    visited: list[int] = []
+
+    def visit(job: int, streams: Streams) -> None:
+        visited.append(job)
+        (one,) = gather(streams, [uses[job]], context, 8)
+        (other,) = gather(Streams.whole(present, dense, source), [uses[job]], context, 8)
+        _same(one, other)
+        if len(present.consumers(uses[job].weight)) == 1:
+            _halved(present, uses[job])
+
+    walk(present, dense, [[use.op] for use in uses], context, visit)
+    assert sorted(visited) == list(range(len(uses)))
+    assert len(trunk_blocks(present)) >= LEAST[name]
+
+
+def test_a_job_that_spans_blocks_sees_them_as_one() -> None:
+    graph = zoo("small")["resnet50"]()
+    uses = _layers(graph)
+    context = Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
+    together: list[list[Evidence]] = []
+    walk(
+        graph,
+        graph,
+        [[uses[0].op, uses[-1].op]],
+        context,
+        lambda _, streams: together.append(gather(streams, [uses[0], uses[-1]], context, 8)),
+    )
+    alone = gather(Streams.whole(graph, graph, context.needed_source("the test")), [uses[0], uses[-1]], context, 8)
+    for one, other in zip(together[0], alone, strict=True):
+        _same(one, other)
