@@ -17,6 +17,7 @@ GROUP = "secateur.passes"
 PASSES: Mapping[str, str] = MappingProxyType(
     {
         "clean": "secateur.passes.cleanup.clean:Clean",
+        "factorize": "secateur.passes.factorize.low_rank:Factorize",
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
