@@ -50,10 +50,16 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
         ModelError: the file is no model.
         TextError: the manifest's pipeline names a pass that there is not.
         RefusedError: the model is not of the graph that the manifest is of; names the weight, what was expected and
-            what was found.
+            what was found. Or a pass of the pipeline is not `replayable`.
     """
     wanted = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     passes = parse_pipeline(wanted.pipeline) if wanted.pipeline else ()
+    for one in passes:
+        if not one.replayable:
+            raise RefusedError(
+                f"the manifest's pipeline has {one}, of which a manifest does not say what it did",
+                hint=f"run {one.name} on the checkpoint itself, with the names that the report of the first run gives",
+            )
     lossy = [index for index, one in enumerate(passes) if one.effect is Effect.LOSSY] or [len(passes)]
     graph = _run(graph_of(model), passes[: lossy[0]])
     _remove(graph, wanted.kept)

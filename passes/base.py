@@ -31,6 +31,8 @@ class Pass(ABC):
     effect: ClassVar[Effect]
     tolerance: ClassVar[float] = 0.0
     """For ROUNDED: the largest error of an output, divided by the largest magnitude in that output."""
+    replayable: ClassVar[bool] = True
+    """Whether a manifest says all that it does to a graph, so that it can be done again to another checkpoint."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -21,7 +21,7 @@ class GroupsOptions:
 
 
 def groups(options: GroupsOptions, screen: Screen) -> Answer:
-    """Show every group of a model, prunable or not, and why: kind, size, what one unit is worth, where it occurs."""
+    """Show what can be removed of a model, or why not: groups of units, residual blocks, edges into concatenations."""
     from secateur.grouping import group_report
 
     return Answer(group_report(options.model, everything=options.all))

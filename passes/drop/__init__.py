@@ -1,0 +1,1 @@
+"""Removal of whole ops: residual blocks, and edges into concatenations."""
