@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
+from secateur.backends.torch import torch_rules
 from secateur.ir.dims.analysis import dimensions  # noqa: F401  (loads the rules)
 from secateur.ir.dims.axes import dims_rules
 from secateur.ir.dims.boundaries import BOUNDARIES
 from secateur.ir.dims.resize import resize_rules
+from secateur.ir.dims.vanish import vanish_rules
 from secateur.ir.rules.cost import cost_rules
 from secateur.ir.rules.table import RuleTable
 from secateur.ir.rules.weights import weight_rules
@@ -19,16 +21,18 @@ PATH = Path(__file__).with_name("operators.md")
 TABLES: Mapping[str, RuleTable[object]] = {
     "dimensions": dims_rules,
     "resizing": resize_rules,
+    "zeros": vanish_rules,
     "weights": weight_rules,
     "cost": cost_rules,
     "identities": identity_rules,
+    "torch": torch_rules,
 }
 _HEAD = """\
 # Operators
 
 Written by `python docs/generate.py` from the rule tables; do not edit. What the package knows of operators is data:
 one table for each question, keyed by domain and operator. An operator that a table lacks is left alone: it is a
-boundary for dimensions, costs nothing that is counted, and has no weight that is known.
+boundary for dimensions, costs nothing that is counted, has no weight that is known, and cannot be evaluated in torch.
 """
 
 

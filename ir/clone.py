@@ -39,7 +39,9 @@ def clone_op(op: Op, known: dict[Value, Value]) -> Op:
     def mapped(values: tuple[Value | None, ...]) -> tuple[Value | None, ...]:
         return tuple(None if value is None else known.get(value, value) for value in values)
 
-    attributes = {name: _clone_attribute(attribute, known) for name, attribute in op.attributes.items()}
+    attributes = dict(op.attributes)
+    if op.bodies():
+        attributes = {name: _clone_attribute(attribute, known) for name, attribute in attributes.items()}
     return replace(op, inputs=mapped(op.inputs), outputs=mapped(op.outputs), attributes=attributes)
 
 

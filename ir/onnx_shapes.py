@@ -33,8 +33,9 @@ def infer(graph: Graph) -> dict[Value, ValueType]:
         return known  # the model contradicts itself somewhere, and then onnx says nothing at all
     for body, proto in _pairs(graph, inferred.graph):
         for info in (*proto.value_info, *proto.input, *proto.output):
-            value, found = body.get(info.name), read_type(info.type, info.name)
-            if value is not None and value.const is None and found is not None:
+            value = body.get(info.name)
+            found = None if value is None or value.const is not None else read_type(info.type, info.name)
+            if value is not None and found is not None:
                 known[value] = merge(known.get(value), found)
     return known
 

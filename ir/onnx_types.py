@@ -77,15 +77,18 @@ def _read_shape(proto: Any, where: str) -> tuple[tuple[Dim, ...] | None, tuple[s
     meanings: list[str] = []
     for dim in proto.shape.dim:
         # A negative size is how some exporters say "unknown".
-        size = dim.dim_value if dim.HasField("dim_value") else -1
-        shape.append(size if size >= 0 else text(dim.dim_param, where) or None)
-        meanings.append(text(dim.denotation, where))
-    return tuple(shape), tuple(meanings) if any(meanings) else ()
+        size = dim.dim_value
+        known = size > 0 or (size == 0 and dim.HasField("dim_value"))
+        shape.append(size if known else text(dim.dim_param, where) or None)
+        if dim.denotation:
+            meanings = meanings or [""] * len(proto.shape.dim)
+            meanings[len(shape) - 1] = text(dim.denotation, where)
+    return tuple(shape), tuple(meanings)
 
 
-def write_type(kind: ValueType | None) -> onnx.TypeProto:
-    """The inverse of `read_type`."""
-    proto = onnx.TypeProto()
+def write_type(kind: ValueType | None, into: onnx.TypeProto | None = None) -> onnx.TypeProto:
+    """The inverse of `read_type`; a new message unless an empty one is given."""
+    proto = onnx.TypeProto() if into is None else into
     if kind is None:
         return proto
     if kind.denotation:
@@ -110,7 +113,7 @@ def write_type(kind: ValueType | None) -> onnx.TypeProto:
 def _write_element(proto: Any, field: str, element: ValueType | None) -> None:
     proto.SetInParent()
     if element is not None:
-        getattr(proto, field).CopyFrom(write_type(element))
+        write_type(element, getattr(proto, field))
 
 
 def _write_tensor_type(proto: Any, dtype: DataType, shape: tuple[Dim, ...] | None, meanings: tuple[str, ...]) -> None:
@@ -119,11 +122,10 @@ def _write_tensor_type(proto: Any, dtype: DataType, shape: tuple[Dim, ...] | Non
         return
     proto.shape.SetInParent()
     for axis, size in enumerate(shape):
-        dim = proto.shape.dim.add()
-        if isinstance(size, str):
-            dim.dim_param = size
-        elif size is not None:
-            dim.dim_value = size
+        if isinstance(size, int):
+            dim = proto.shape.dim.add(dim_value=size)
+        else:
+            dim = proto.shape.dim.add(dim_param=size) if size is not None else proto.shape.dim.add()
         if meanings and meanings[axis]:
             dim.denotation = meanings[axis]
 

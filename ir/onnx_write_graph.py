@@ -31,10 +31,14 @@ class ModelWriter:
     """Writes one model; large tensors go to a file of external data, or are left out, or stay in it."""
 
     def __init__(self, graph: Graph, external: External | None = None, detach_above: int | None = None) -> None:
-        """Args: the model; where tensors go that are large enough; above how many bytes initializers are left out."""
+        """Args: the model; where tensors go that are large enough; above how many bytes initializers are left out.
+
+        What is written without its initializers is for a runtime, and goes without metadata and remarks too.
+        """
         self.graph = graph
         self.external = external
         self.detach_above = detach_above
+        self.is_bare = detach_above is not None
         self.detached: dict[str, Tensor] = {}
         """The initializers that were left out, by name."""
 
@@ -91,9 +95,9 @@ class ModelWriter:
             is_node = value.node is not None and value not in given and not self.detaches(value, graph)
             (nodes if is_node else initializers).append(value)
         listed = dict.fromkeys((*given, *initializers)) if self.graph.header.ir_version < 4 else given
-        proto.input.extend(map(_info, listed))
-        proto.output.extend(map(_info, graph.outputs))
-        proto.value_info.extend(map(_info, _typed(graph)))
+        for infos, values in ((proto.input, listed), (proto.output, graph.outputs), (proto.value_info, _typed(graph))):
+            for value in values:
+                _inform(infos.add(name=value.name), value, self.is_bare)
         for value in graph.values():
             _annotate(proto, value)
         parts = Parts(_packed(proto))
@@ -147,9 +151,9 @@ class ModelWriter:
             proto.domain = op.domain
         if op.overload:
             proto.overload = op.overload
-        if op.doc:
+        if op.doc and not self.is_bare:
             proto.doc_string = op.doc
-        if op.metadata:
+        if op.metadata and not self.is_bare:
             write_properties(proto.metadata_props, op.metadata)
         streamed = []
         for name, attribute in op.attributes.items():
@@ -211,13 +215,20 @@ def _opsets(header: Header) -> Iterable[onnx.OperatorSetIdProto]:
 
 
 def _info(value: Value) -> onnx.ValueInfoProto:
-    proto = onnx.ValueInfoProto(name=value.name, doc_string=value.doc)
-    if value.type is not None:
-        proto.type.CopyFrom(write_type(value.type))
-    write_properties(
-        proto.metadata_props, [(k, v) for k, v in value.metadata.items() if not k.startswith(QUANTIZATION)]
-    )
+    proto = onnx.ValueInfoProto(name=value.name)
+    _inform(proto, value)
     return proto
+
+
+def _inform(proto: onnx.ValueInfoProto, value: Value, is_bare: bool = False) -> None:
+    """What is known of a value."""
+    if value.type is not None:
+        write_type(value.type, proto.type)
+    if not is_bare:
+        proto.doc_string = value.doc
+        write_properties(
+            proto.metadata_props, [(k, v) for k, v in value.metadata.items() if not k.startswith(QUANTIZATION)]
+        )
 
 
 def _typed(graph: Graph) -> list[Value]:

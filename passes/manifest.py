@@ -8,7 +8,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -80,6 +80,13 @@ class Manifest:
     def scale(self, name: str, scale: Scale) -> None:
         """Notes how the weight, as it is now, is quantized; the last word counts."""
         self.scales[name] = scale
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Notes that these weights are no more: they went with something else, as the weights of an expert do."""
+        for name in names:
+            self.kept.pop(name, None)
+            self.masks.pop(name, None)
+            self.scales.pop(name, None)
 
     def copy(self) -> Manifest:
         """A copy that can be changed without changing this one (the arrays are never written to)."""

@@ -81,11 +81,12 @@ def find(dim: Dim) -> Dim:
 def expand(layout: Iterable[Dim]) -> list[Dim]:
     """The factors of a layout down to leaves and sums, outermost first."""
     found: list[Dim] = []
-    for dim in map(find, layout):
-        if dim.factors:
-            found.extend(expand(dim.factors))
+    for dim in layout:
+        root = dim if dim._same is None else find(dim)
+        if root.factors:
+            found.extend(expand(root.factors))
         else:
-            found.append(dim)
+            found.append(root)
     return found
 
 
@@ -130,6 +131,11 @@ def unify(one: Iterable[Dim], other: Iterable[Dim], where: str = "it") -> None:
     `where` begins the reason: the op that says that they are the same.
     """
     a, b = expand(one), expand(other)
+    if a == b:
+        return
+    if len(a) == len(b) == 1 and a[0].size == b[0].size:
+        _merge(a[0], b[0], where)
+        return
     _match_unknown(a, b, where)
     while a and b:
         left, right = find(a[0]), find(b[0])
@@ -145,7 +151,11 @@ def unify(one: Iterable[Dim], other: Iterable[Dim], where: str = "it") -> None:
         a, b = expand(a), expand(b)
     pin([dim for dim in (*a, *b) if dim.size == 1], _ONLY)
     if rest := [dim for dim in (*a, *b) if dim.size != 1]:
-        pin(rest, f"{where} cannot see {_text(expand(one))} as {_text(expand(other))}")
+        open_ = next((dim for dim in map(find, rest) if dim.size is None), None)
+        if open_ is None:
+            pin(rest, f"{where} cannot see {_text(expand(one))} as {_text(expand(other))}")
+        else:
+            pin(rest, f"{where} takes it for {open_.origin!r}, an axis whose size is not known before run time")
 
 
 def split_sum(layout: Iterable[Dim], sizes: Sequence[int], where: str = "it") -> list[Layout] | None:
@@ -172,6 +182,8 @@ def split_sum(layout: Iterable[Dim], sizes: Sequence[int], where: str = "it") ->
 def indices(layout: Iterable[Dim], kept: Mapping[Dim, Indices]) -> Indices:
     """The indices of an axis that stay when of each leaf in `kept` these stay (sorted), and all of the others.
 
+    A product or a sum may be in `kept` too, with what stays of it as a whole.
+
     Raises:
         ValueError: the size of a dimension is not known.
     """
@@ -184,13 +196,15 @@ def indices(layout: Iterable[Dim], kept: Mapping[Dim, Indices]) -> Indices:
 
 
 def _inside(dim: Dim, kept: Mapping[Dim, Indices]) -> Indices:
+    if (found := kept.get(dim)) is not None:
+        return found
     if dim.factors:
         return indices(dim.factors, kept)
     if dim.terms:
         starts = accumulate((find(term).size or 0 for term in dim.terms), initial=0)
         return np.concatenate([start + _inside(find(term), kept) for start, term in zip(starts, dim.terms)])  # noqa: B905
     assert dim.size is not None
-    return kept.get(dim, np.arange(dim.size))
+    return np.arange(dim.size)
 
 
 def owners(layout: Iterable[Dim], leaf: Dim) -> Indices:
@@ -211,10 +225,16 @@ def owners(layout: Iterable[Dim], leaf: Dim) -> Indices:
 def _owners_inside(dim: Dim, leaf: Dim) -> Indices:
     if dim.factors:
         return owners(dim.factors, leaf)
-    if dim.terms:
-        return np.concatenate([_owners_inside(find(term), leaf) for term in dim.terms])
     assert dim.size is not None
-    return np.arange(dim.size) if dim is leaf else np.full(dim.size, -1, np.int64)
+    if dim is leaf:
+        return np.arange(dim.size)
+    found, start = np.full(dim.size, -1, np.int64), 0
+    for term in map(find, dim.terms):
+        end = start + (term.size or 0)
+        if term is leaf or not term.is_leaf:
+            found[start:end] = _owners_inside(term, leaf)
+        start = end
+    return found
 
 
 def _text(layout: Sequence[Dim]) -> str:
@@ -268,7 +288,7 @@ def _merge(left: Dim, right: Dim, where: str) -> None:
     if right.is_leaf:
         left, right = right, left
     if left.is_leaf:
-        if left in leaves([right]):
+        if _contains(right, left):
             pin([right], f"{where} would make {right!r} contain itself")
         else:
             _absorb(left, right)
@@ -284,6 +304,17 @@ def _merge(left: Dim, right: Dim, where: str) -> None:
             _absorb(left, right)
         else:
             pin([left, right], f"{where} cannot see {left!r} as {right!r}")
+
+
+def _contains(whole: Dim, leaf: Dim) -> bool:
+    """A dimension of known size lies in nothing that is smaller."""
+    for part in map(find, whole.factors or whole.terms):
+        if part is leaf:
+            return True
+        is_smaller = part.size is not None and leaf.size is not None and part.size < leaf.size
+        if not is_smaller and _contains(part, leaf):
+            return True
+    return False
 
 
 def _merge_sums(left: Dim, right: Dim, where: str) -> None:

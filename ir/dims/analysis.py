@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from secateur.ir.dims import rules as _rules
-from secateur.ir.dims.algebra import Dim, find, pin
-from secateur.ir.dims.axes import Axes, Layouts, Place, Unruly, Use, dims_rules
+from secateur.ir.dims.algebra import Dim, find, leaves, pin
+from secateur.ir.dims.axes import Axes, Layouts, Pick, Place, Unruly, Use, dims_rules
 from secateur.ir.dims.boundaries import boundary
+from secateur.ir.dims.branches import Branch, Branches, Picks, units
+from secateur.ir.dims.mixtures import experts
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 
@@ -19,12 +22,28 @@ _rules.load()
 class Dimensions:
     """What the analysis found: the layouts of all places, and the ops that no rule speaks of, with the reason.
 
+    `picks` are the indices that ops take one by itself, and that may go because all that is made of them goes, too.
     Two are equal if they say the same of the same places: which dimensions are one, which may go, and why not.
     """
 
     known: Known
     layouts: dict[Place, Layouts]
     boundaries: dict[Op, str]
+    picks: tuple[Pick, ...] = ()
+
+    @cached_property
+    def branches(self) -> Mapping[Dim, Sequence[Branch]]:
+        """For each dimension whose indices are picked one by one what goes with each of these; nothing with some."""
+        known, found = Branches(self.known), {}
+        for leaf in {leaf: None for pick in self.picks for leaf in leaves(pick.layout) if leaf.pin is None}:
+            picked = units(self.picks, leaf)
+            found[leaf] = [known.branch(picked.get(index, ())) for index in range(leaf.size or 0)]
+        return found
+
+    @cached_property
+    def experts(self) -> frozenset[Dim]:
+        """Which dimensions are the experts of mixtures."""
+        return experts(self.known.graph, self.layouts, self.branches)
 
     def of(self, place: Place) -> Layouts:
         """The layout of each axis of a value or of one use of a constant."""
@@ -59,12 +78,13 @@ def dimensions(known: Known) -> Dimensions:
     layouts: dict[Place, Layouts] = {}
     symbols: dict[str, Dim] = {}
     boundaries: dict[Op, str] = {}
+    picks = Picks(known)
     functions = {(key.domain, key.name) for key in graph.root.functions}
     for value in graph.inputs:
         if graph.constant(value) is None:
             _pin_value(known, value, layouts, symbols, f"{value.name!r} is an input of the model")
     for op in graph.ops():
-        axes = Axes(known, op, layouts, symbols)
+        axes = Axes(known, op, layouts, symbols, picks)
         try:
             if op.bodies():
                 raise Unruly(f"{op} has a body")
@@ -81,7 +101,8 @@ def dimensions(known: Known) -> Dimensions:
     for value in graph.outputs:
         if value in layouts:
             _pin_layouts(layouts[value], f"{value.name!r} is an output of the model")
-    return Dimensions(known, layouts, boundaries)
+    picks.settle()
+    return Dimensions(known, layouts, boundaries, tuple(picks.found))
 
 
 def _pin_op(axes: Axes, reason: str) -> None:
@@ -95,7 +116,7 @@ def _pin_op(axes: Axes, reason: str) -> None:
             _pin_layouts(axes.input(port), reason)
     for value in known.graph.captures(op):
         if value in axes._layouts:
-            _pin_layouts(axes._layouts[value], reason)
+            _pin_layouts(axes._layouts[value], f"{value.name!r} is read inside a body of {op}")
     for value in op.outputs:
         if value is not None:
             _pin_value(known, value, axes._layouts, axes._symbols, reason)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.table import RuleTable
 from secateur.ir.types import Dim as Size
+
+if TYPE_CHECKING:
+    from secateur.ir.dims.branches import Picks
 
 Layouts: TypeAlias = list[Layout]
 """One layout for each axis of a value."""
@@ -31,6 +35,23 @@ Place: TypeAlias = Value | Use
 """What has axes: a value that is computed or fed, or one use of a constant."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One index of an axis that an op takes by itself, and hands on at an output port."""
+
+    op: Op
+    port: int
+    layout: Layout
+    index: int
+
+    @property
+    def value(self) -> Value:
+        """What is made of it."""
+        made = self.op.outputs[self.port]
+        assert made is not None
+        return made
+
+
 class Unruly(Exception):
     """A rule cannot speak of this op: the reason why all that it touches is pinned."""
 
@@ -38,11 +59,36 @@ class Unruly(Exception):
 class Axes:
     """One op in the eyes of its rule. Inputs have layouts; the rule gives the outputs theirs."""
 
-    def __init__(self, known: Known, op: Op, layouts: dict[Place, Layouts], symbols: dict[str, Dim]) -> None:
+    def __init__(
+        self,
+        known: Known,
+        op: Op,
+        layouts: dict[Place, Layouts],
+        symbols: dict[str, Dim],
+        picks: Picks | None = None,
+    ) -> None:
         self.known = known
         self.op = op
         self._layouts = layouts
         self._symbols = symbols
+        self._picks = picks
+
+    def at(self, op: Op) -> Axes:
+        """Another op, in the eyes of this one's rule."""
+        return Axes(self.known, op, self._layouts, self._symbols, self._picks)
+
+    def vanishes(self, value: Value) -> bool:
+        """True where all that is made of a value vanishes when it reads as zero."""
+        return self._picks is not None and self._picks.branches.trace([value]).stuck is None
+
+    def takes_one(self, layout: Layout, index: int, port: int = 0) -> bool:
+        """An output is one index of an axis: false where that must stay, as not all that is made of it vanishes."""
+        return self._picks is not None and self._picks.offer(Pick(self.op, port, layout, index))
+
+    @cached_property
+    def title(self) -> str:
+        """How reasons name the op."""
+        return str(self.op)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute of the op."""
@@ -68,13 +114,14 @@ class Axes:
         place = self.place(port)
         if place is None:
             raise Unruly(f"{self.op} has nothing at input {port}")
-        if place not in self._layouts:
+        found = self._layouts.get(place)
+        if found is None:
             value = self.op.inputs[port]
             assert value is not None
-            self._layouts[place] = self.fresh(value)
-        elif not self._layouts[place] and self.known.rank(self.op.input(port)) is None:
+            found = self._layouts[place] = self.fresh(value)
+        elif not found and self.known.rank(self.op.input(port)) is None:
             raise Unruly(f"the rank of {self.op.input(port)} is not known")
-        return self._layouts[place]
+        return found
 
     def made(self, value: Value) -> Layouts | None:
         """The layouts of a value that is no constant, where it has been met."""
@@ -137,19 +184,20 @@ class Axes:
 
     def unify(self, one: Iterable[Dim], other: Iterable[Dim]) -> None:
         """Two axes, or runs of axes, are the same."""
-        unify(one, other, str(self.op))
+        unify(one, other, self.title)
 
     def split(self, layout: Layout, sizes: Sequence[int]) -> list[Layout] | None:
         """An axis as the parts that follow each other on it; None, and pinned, where it cannot be cut there."""
-        return split_sum(layout, sizes, str(self.op))
+        return split_sum(layout, sizes, self.title)
 
     def pin(self, layout: Iterable[Dim], reason: str) -> None:
         """No index may go."""
-        pin(layout, f"{self.op} {reason}")
+        if layout:
+            pin(layout, f"{self.title} {reason}")
 
     def inexact(self, layout: Iterable[Dim], reason: str) -> None:
         """Removing is more than masking."""
-        mark_inexact(layout, f"{self.op} {reason}")
+        mark_inexact(layout, f"{self.title} {reason}")
 
 
 DimsRule: TypeAlias = Callable[[Axes], None]

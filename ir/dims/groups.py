@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from secateur.ir.dims.algebra import Dim, Layout, find, size_of
 from secateur.ir.dims.analysis import Dimensions
@@ -69,14 +71,19 @@ def groups(dimensions: Dimensions) -> list[Group]:
     """All dimensions of two indices or more that floating-point constants have, in the order of the ops."""
     found: dict[Dim, list[Occurrence]] = {}
     parameters: dict[Dim, int] = {}
+    counted: dict[Dim, _Parts] = {}
     for place, layouts in dimensions.layouts.items():
         if not isinstance(place, Use) or not _is_weight(dimensions, place):
             continue
         total = size_of(dim for layout in layouts for dim in layout) or 0
         for axis, layout in enumerate(layouts):
-            for leaf, stride in _with_strides(layout):
+            beside = total // (size_of(layout) or 1)
+            for leaf, (stride, entries) in _parts(layout, counted).items():
                 found.setdefault(leaf, []).append(Occurrence(place, axis, stride))
-                parameters[leaf] = parameters.get(leaf, 0) + _share(total, layout, leaf)
+                parameters[leaf] = parameters.get(leaf, 0) + beside * entries
+    for dim, branches in dimensions.branches.items():
+        weights = [value.const.size for branch in branches for value in branch.weights if value.const is not None]
+        parameters[dim] = parameters.get(dim, 0) + sum(weights) // (dim.size or 1)
     return [
         Group(dim, dim.size, tuple(weights), parameters[dim], dim.pin, dim.inexact)
         for dim, weights in found.items()
@@ -89,44 +96,34 @@ def _is_weight(dimensions: Dimensions, use: Use) -> bool:
     return tensor is not None and (tensor.dtype.is_float or tensor.dtype.bits <= 8)
 
 
-def _with_strides(layout: Layout) -> Iterator[tuple[Dim, int]]:
-    """Each leaf of a layout, once, with the number of entries behind it that belong to one index."""
-    seen: set[Dim] = set()
+_Parts: TypeAlias = Mapping[Dim, tuple[int, int]]
+"""Each leaf, innermost first, with the entries behind it that belong to one index, and all that go with one index."""
+
+
+def _parts(layout: Layout, counted: dict[Dim, _Parts]) -> _Parts:
+    """The leaves of an axis; a stride is that of the innermost factor. What is shared is counted once."""
+    if len(layout) == 1:
+        return _inside(find(layout[0]), counted)
+    found: dict[Dim, tuple[int, int]] = {}
+    whole = math.prod(find(dim).size or 1 for dim in layout)
     stride = 1
     for dim in reversed([find(dim) for dim in layout]):
-        for leaf, inner in _inside(dim):
-            if leaf not in seen:
-                seen.add(leaf)
-                yield leaf, stride * inner
-        stride *= dim.size or 1
+        size = dim.size or 1
+        for leaf, (inner, entries) in _inside(dim, counted).items():
+            first, present = found.get(leaf, (stride * inner, 0))
+            found[leaf] = first, present + entries * (whole // size)
+        stride *= size
+    return found
 
 
-def _inside(dim: Dim) -> Iterator[tuple[Dim, int]]:
+def _inside(dim: Dim, counted: dict[Dim, _Parts]) -> _Parts:
     if dim.is_leaf:
-        yield dim, 1
-    elif dim.factors:
-        yield from _with_strides(dim.factors)
-    else:
+        return {dim: (1, 1)}
+    if dim not in counted:
+        found: dict[Dim, tuple[int, int]] = {}
         for term in dim.terms:
-            yield from _inside(find(term))
-
-
-def _share(total: int, layout: Layout, leaf: Dim) -> int:
-    """Elements of a weight that go with one index of a leaf in one of its axes."""
-    whole = size_of(layout) or 1
-    return total // whole * _entries(layout, leaf)
-
-
-def _entries(layout: Layout, leaf: Dim) -> int:
-    """Entries of an axis that go with one index of a leaf."""
-    count, rest = 0, 1
-    for dim in map(find, layout):
-        inside = (
-            1
-            if dim is leaf
-            else _entries(dim.factors, leaf)
-            if dim.factors
-            else sum(_entries((term,), leaf) for term in dim.terms)
-        )
-        count, rest = count * (dim.size or 1) + inside * rest, rest * (dim.size or 1)
-    return count
+            for leaf, (inner, entries) in _inside(find(term), counted).items():
+                first, present = found.get(leaf, (inner, 0))
+                found[leaf] = first, present + entries
+        counted[dim] = found if dim.terms else _parts(dim.factors, counted)
+    return counted[dim]

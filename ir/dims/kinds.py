@@ -29,8 +29,13 @@ class Kind(Enum):
     """A trunk that blocks read from and add to."""
     RECURRENT = "recurrent"
     """Hidden state of a recurrent layer."""
+    EXPERTS = "experts"
+    """Experts of a mixture, each with maps of its own."""
 
 
+_PICKS = frozenset({"Gather", "GatherND"})
+_STACKED = _PICKS | {"Einsum", "FusedMatMul", "MatMul", "MoE", "QMoE"}
+"""Ops that read matrices, however many of them a weight has."""
 _CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Attention", "Einsum", "Gather"})
 
 
@@ -52,6 +57,8 @@ class Roles:
     def kind(self, group: Group) -> Kind:
         """The kind of a group: the first that fits, from the most particular."""
         dim = group.dim
+        if dim in self._dimensions.experts:
+            return Kind.EXPERTS
         if dim in self.recurrent:
             return Kind.RECURRENT
         for members, kind in (
@@ -63,13 +70,18 @@ class Roles:
                 return kind
         if dim in self.added:
             return Kind.HIDDEN
-        if any(len(self._dimensions.layouts[occurrence.use]) > 2 for occurrence in group.weights):
+        layouts = self._dimensions.layouts
+        if any(len(layouts[one.use]) > 2 and one.use.op.op_type not in _STACKED for one in group.weights):
             return Kind.CHANNELS
         return Kind.HIDDEN if group.inexact else Kind.NEURONS
 
     def _activation(self, op: Op, port: int) -> Layouts | None:
         value = op.input(port)
-        return None if value is None or Use(op, port) in self._dimensions.layouts else self._place(value)
+        if value is None or Use(op, port) in self._dimensions.layouts:
+            return None
+        maker = self._dimensions.known.graph.producer(value)
+        is_weight = maker is not None and maker.op_type in _PICKS and Use(maker, 0) in self._dimensions.layouts
+        return None if is_weight and op.op_type not in ("Add", "Sum") else self._place(value)
 
     def _place(self, place: Place) -> Layouts | None:
         return self._dimensions.layouts.get(place)

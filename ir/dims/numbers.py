@@ -55,21 +55,30 @@ def evaluate(graph: Graph, value: Value, sizes: Sizes) -> Counts | None:
 
     None where it is not computed from constants and shapes by ops that are known here.
     """
+    return _evaluate(graph, value, sizes, {})
+
+
+def _evaluate(graph: Graph, value: Value, sizes: Sizes, known: dict[Value, Counts | None]) -> Counts | None:
+    if value not in known:
+        maker = graph.producer(value)
+        if maker is None:
+            known[value] = _constant(graph, value)
+        elif maker.op_type in ("Shape", "Size"):
+            known[value] = _measured(maker, sizes)
+        elif maker.op_type in _COMPUTED:
+            made = [_evaluate(graph, one, sizes, known) for one in maker.inputs if one is not None]
+            given = [one for one in made if one is not None]
+            known[value] = _COMPUTED[maker.op_type](maker, given) if len(given) == len(made) else None
+        else:
+            known[value] = None
+    return known[value]
+
+
+def _constant(graph: Graph, value: Value) -> Counts | None:
     tensor = graph.constant(value)
-    if tensor is not None:
-        return (
-            [Count(int(number)) for number in tensor.numpy().reshape(-1)] if tensor.dtype.numpy.kind in "iu" else None
-        )
-    maker = graph.producer(value)
-    if maker is None:
+    if tensor is None or tensor.dtype.numpy.kind not in "iu":
         return None
-    if maker.op_type in ("Shape", "Size"):
-        return _measured(maker, sizes)
-    if maker.op_type not in _COMPUTED:
-        return None
-    made = [evaluate(graph, one, sizes) for one in maker.inputs if one is not None]
-    known = [one for one in made if one is not None]
-    return _COMPUTED[maker.op_type](maker, known) if len(known) == len(made) else None
+    return [Count(int(number)) for number in tensor.numpy().reshape(-1)]
 
 
 def _measured(op: Op, sizes: Sizes) -> Counts | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from secateur.ir.dims.algebra import Dim, Indices, Layout, find, indices, leaves
+from secateur.ir.dims.algebra import Dim, Indices, find
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.axes import Place, Use
+from secateur.ir.dims.branches import cut
 from secateur.ir.dims.resize import Resizing, resize_rules
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
@@ -44,14 +46,17 @@ def shrink(graph: Graph, dimensions: Dimensions, kept: Mapping[Dim, Indices]) ->
     chosen = {dim: some for dim, some in chosen.items() if len(some) != dim.size}
     for dim, some in chosen.items():
         _check(dim, some)
-    touched = {place for place, layouts in dimensions.layouts.items() if _touches(layouts, chosen)}
+    layouts = cut(graph, dimensions.known, dimensions.layouts, dimensions.picks, chosen)
+    dimensions = replace(dimensions, layouts=layouts)
     resizing = Resizing(graph, dimensions, chosen)
+    touched = {place for place in dimensions.layouts if resizing.touches(place)}
+    counting = {pick.op for pick in dimensions.picks if resizing.shrinks(pick.layout)}
     for op in graph.ops():
         rule = resize_rules.get(op)
-        if rule is not None and any(place in touched for place in _places(dimensions, op)):
+        if rule is not None and (op in counting or any(place in touched for place in _places(dimensions, op))):
             rule(resizing, op)
-    slices = _slice_weights(graph, dimensions, chosen, touched)
-    expected = _retype(dimensions, chosen, touched)
+    slices = _slice_weights(resizing, touched)
+    expected = _retype(resizing, touched)
     _verify(graph, expected)
     return slices
 
@@ -68,51 +73,60 @@ def _check(dim: Dim, some: Indices) -> None:
         raise RefusedError(f"kept indices of {where} must rise from 0 to {(dim.size or 0) - 1}, got {some.tolist()}")
 
 
-def _touches(layouts: list[Layout], chosen: Mapping[Dim, Indices]) -> bool:
-    return any(leaf in chosen for layout in layouts for leaf in leaves(layout))
-
-
 def _places(dimensions: Dimensions, op: Op) -> list[Place]:
     constants: list[Place] = [Use(op, port) for port in range(len(op.inputs))]
     values: list[Place] = [value for value in (*op.inputs, *op.outputs) if value is not None]
     return [place for place in (*constants, *values) if place in dimensions.layouts]
 
 
-def _slice_weights(
-    graph: Graph, dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
-) -> list[Slice]:
+def _slice_weights(resizing: Resizing, touched: set[Place]) -> list[Slice]:
     """Slices each constant as each of its uses asks; uses that keep the same share one, others get their own."""
     slices: list[Slice] = []
-    for value, versions in _versions(dimensions, chosen, touched).items():
+    for value, versions in _versions(resizing, touched).items():
         whole = value.const
         assert whole is not None
         for uses, kept in versions:
-            array = whole.numpy()
-            for axis, some in kept.items():
-                array = array.take(some, axis)
-            sliced = _place_constant(graph, value, uses, Tensor(array, whole.dtype))
+            sliced = _place_constant(resizing.graph, value, uses, Tensor(_take(whole.numpy(), kept), whole.dtype))
             slices.extend(Slice(sliced.name, axis, some) for axis, some in kept.items())
     return slices
+
+
+_PIECE = 1 << 18
+"""Bytes to slice at a time: what is cut along several axes stays in the cache in between."""
+
+
+def _take(array: NDArray[Any], kept: Mapping[int, Indices]) -> NDArray[Any]:
+    """These indices of these axes (in rising order)."""
+    if not array.flags.aligned:
+        # A weight may lie anywhere in its file, and numpy would first copy the whole of it; bytes may lie anywhere.
+        return _take(array[..., None].view(np.uint8), kept).view(array.dtype)[..., 0]
+    (first, some), *others = kept.items()
+    rows = max(1, _PIECE * array.shape[first] // (array.nbytes + 1))
+    if not others or rows >= len(some):
+        for axis, one in kept.items():
+            array = array.take(one, axis)
+        return array
+    made = np.empty([len(kept.get(axis, range(size))) for axis, size in enumerate(array.shape)], array.dtype)
+    for start in range(0, len(some), rows):
+        piece = array.take(some[start : start + rows], first)
+        for axis, one in others:
+            piece = piece.take(one, axis)
+        made[(slice(None),) * first + (slice(start, start + rows),)] = piece
+    return made
 
 
 _Version: TypeAlias = tuple[list[Use], dict[int, Indices]]
 
 
-def _versions(
-    dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
-) -> dict[Value, list[_Version]]:
+def _versions(resizing: Resizing, touched: set[Place]) -> dict[Value, list[_Version]]:
     """For each constant the different ways to slice it, with the uses that ask for each."""
     found: dict[Value, dict[tuple[tuple[int, bytes], ...], _Version]] = {}
-    for place in dimensions.layouts:
+    for place, layouts in resizing.dimensions.layouts.items():
         if not isinstance(place, Use) or place not in touched:
             continue
         value = place.op.inputs[place.port]
         assert value is not None
-        kept = {
-            axis: indices(layout, chosen)
-            for axis, layout in enumerate(dimensions.layouts[place])
-            if any(leaf in chosen for leaf in leaves(layout))
-        }
+        kept = {axis: resizing.indices(layout) for axis, layout in enumerate(layouts) if resizing.shrinks(layout)}
         key = tuple((axis, some.tobytes()) for axis, some in kept.items())
         found.setdefault(value, {}).setdefault(key, ([], kept))[0].append(place)
     return {value: list(versions.values()) for value, versions in found.items()}
@@ -132,18 +146,13 @@ def _place_constant(graph: Graph, value: Value, uses: list[Use], tensor: Tensor)
     return own
 
 
-def _retype(
-    dimensions: Dimensions, chosen: Mapping[Dim, Indices], touched: set[Place]
-) -> dict[Value, list[int | None]]:
+def _retype(resizing: Resizing, touched: set[Place]) -> dict[Value, list[int | None]]:
     """Corrects the types that the graph states; returns the sizes that the touched values have now."""
     expected: dict[Value, list[int | None]] = {}
     for place in touched:
         if isinstance(place, Use):
             continue
-        sizes: list[int | None] = []
-        for layout in dimensions.layouts[place]:
-            known = all(find(dim).size is not None for dim in layout)
-            sizes.append(len(indices(layout, chosen)) if known else None)
+        sizes = [resizing.size(layout) for layout in resizing.dimensions.layouts[place]]
         expected[place] = sizes
         if isinstance(place.type, TensorType) and place.type.shape is not None:
             shape = tuple(size if size is not None else old for size, old in zip(sizes, place.type.shape, strict=True))

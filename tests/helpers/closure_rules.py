@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from helpers.closure_masks import Mask, Masks, Place, Reason, See, title
+from helpers.closure_positions import chooser, picked
 from numpy.typing import NDArray
 
 from secateur.ir import Graph, Op, Value
@@ -282,7 +283,8 @@ def _gather(visit: Visit) -> None:
     chosen = [f"index{k}" for k in range(rank)]
     if indices is None:
         visit.link((x, [*outer, "", *inner]), (y, [*outer, *chosen, *inner]), (visit.at(1), chosen))
-        visit.pin(x, axis, "data", "which of it is needed depends on the data")
+        if not _chosen_from(visit, x, axis):
+            visit.pin(x, axis, "data", "which of it is needed depends on the data")
         return
     flat = (*shape[:axis], indices.size, *shape[axis + 1 :])
     for place, index in enumerate(indices.reshape(-1).tolist()):
@@ -305,7 +307,25 @@ def _gather_nd(visit: Visit) -> None:
     outer = [f"index{k}" for k in range(chosen)]
     visit.link((x, [*outer[:batch], *[""] * depth, *inner]), (y, [*outer, *inner]), (indices, [*outer, ""]))
     for axis in range(batch, batch + depth):
-        visit.pin(x, axis, "data", "which of it is needed depends on the data")
+        if depth > 1 or not _chosen_from(visit, x, axis):
+            visit.pin(x, axis, "data", "which of it is needed depends on the data")
+
+
+def _chosen_from(visit: Visit, x: Place | None, axis: int) -> bool:
+    """Rows that are picked by the positions of the best are chosen from: they go with the scores, where those may."""
+    best = chooser(visit.graph, visit.op.input(1))
+    if best is None or picked(visit.graph, best) is None:
+        return False
+    _link_scores(visit, best, x, axis)
+    return True
+
+
+def _link_scores(visit: Visit, best: Op, x: Place | None, axis: int) -> None:
+    scores = best.inputs[0]
+    rank = len(visit.shape(scores))
+    along = int(best.attribute("axis", -1 if best.op_type == "TopK" else 0)) % rank
+    rows = ["" if other != axis else "row" for other in range(len(visit.shape(x)))]
+    visit.link((x, rows), (scores, ["" if other != along else "row" for other in range(rank)]))
 
 
 @rules.register("ScatterND")
@@ -359,8 +379,16 @@ def _chooses(visit: Visit) -> None:
         labels = named(rank, axes)
         shown = labels if kept else [label for axis, label in enumerate(labels) if axis not in axes]
         visit.link((x, labels), (visit.out(), shown), (visit.out(1), shown))
+    pickers = picked(visit.graph, visit.op) if visit.op.op_type in ("TopK", "ArgMax") else None
     for axis in axes:
-        visit.pin(x, axis, "data", "its indices have a meaning of their own")
+        if pickers is None:
+            visit.pin(x, axis, "data", "its indices have a meaning of their own")
+    for op in pickers or ():
+        data = op.inputs[0]
+        place = data if visit.graph.constant(data) is None else (op, 0)
+        _link_scores(visit, visit.op, place, int(op.attribute("axis", 0)) if op.op_type == "Gather" else 0)
+    for axis in axes if pickers else ():
+        visit.blur(x, axis, "data", "the best of it are chosen")
 
 
 REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum"

@@ -72,6 +72,13 @@ def _linear_attention(op: Op, ranks: list[int]) -> list[Read]:
     return [(0, 2), (1, 2), (3, 2)] if ranks[3] else [(0, 2), (1, 2)]
 
 
+def _picked(op: Op, ranks: list[int]) -> list[Read]:
+    """One index by itself: nothing of it reads as zero, too."""
+    index = op.input(1)
+    is_one = index is not None and index.const is not None and not index.const.shape
+    return [(0, op.attribute("axis", 0) % ranks[0])] if is_one else []
+
+
 def _quantized_mixture(op: Op, ranks: list[int]) -> list[Read]:
     gates: list[Read] = [(3, 1), (4, 1)]  # neurons whose scale and bias are zero are zero
     return [(0, ranks[0] - 1), *(one for one in gates if ranks[one[0]])]
@@ -87,6 +94,7 @@ CONTRACTED: dict[str, Rule] = {
     **dict.fromkeys("ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum CumSum".split(), _reduced),
     **dict.fromkeys(("LinearAttention", "com.microsoft::LinearAttention"), _linear_attention),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), lambda op, ranks: [(0, 2), (2, 2)]),
+    "Gather": _picked,
     "LpNormalization": _along_axis,
     "Einsum": _einsum,
     "com.microsoft::MultiHeadAttention": _multi_head,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 from helpers.operator_net import Net
 
-from secateur.ir import Value
+from secateur.ir import TensorType, Value
 
 Shape: TypeAlias = tuple[int, ...]
 _WIDTHS = (4, 6, 8, 9, 10, 12)
@@ -17,21 +18,43 @@ _MOST = 4
 
 
 class RandomNet:
-    """Values with their shapes; every step takes some that are there and adds one or more."""
+    """Values with their shapes; every step takes some that are there and adds one or more.
 
-    def __init__(self, seed: int, steps: int) -> None:
+    With a name for the batch its size is not known; shapes say 0 or 1 for it, or are computed. It is then fed three.
+    """
+
+    def __init__(self, seed: int, steps: int, batch: str | None = None) -> None:
         self.net = Net(21, seed)
+        self.batch = batch
         self.random = np.random.default_rng(seed)
         self.values: list[tuple[Value, Shape]] = []
         self.read: set[Value] = set()
         for _ in range(2):
-            self.dense(self.keep(self.net.input(2, 3, 5), (2, 3, 5)))
+            self.dense(self.keep(self.input(2, 3, 5), (2, 3, 5)))
         for _ in range(steps):
             step = _STEPS[self.random.integers(len(_STEPS))]
             step(self, self.values[self.random.integers(2, len(self.values))])
         self.finish()
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    def input(self, *shape: int) -> Value:
+        value = self.net.input(*shape)
+        if self.batch is not None:
+            assert isinstance(value.type, TensorType)
+            value.type = replace(value.type, shape=(self.batch, *shape[1:]))
+            self.net.feeds[value.name] = self.random.normal(size=(3, *shape[1:])).astype(np.float32)
+        return value
+
+    def target(self, shape: Shape, value: Value, same: int) -> Value:
+        """What a Reshape of `value` is given; `same` of its first axes stay as they are, and may be measured."""
+        if self.batch is None:
+            return self.net.const(shape)
+        if self.random.random() < 0.5:
+            return self.net.const((0, *shape[1:]))
+        count = int(self.random.integers(1, same + 1))
+        measured = self.net.op("Slice", self.net.op("Shape", value), self.net.const([0]), self.net.const([count]))
+        return self.net.op("Concat", measured, self.net.const(shape[count:]), axis=0)
 
     def keep(self, value: Value, shape: Shape) -> tuple[Value, Shape]:
         self.values.append((value, shape))
@@ -68,6 +91,8 @@ class RandomNet:
 
     def scale(self, at: tuple[Value, Shape]) -> None:
         shape = [size if self.random.random() < 0.5 else 1 for size in at[1]]
+        if self.batch is not None:
+            shape[0] = 1
         self.op("Mul", at[1], at[0], self.net.weight(*shape))
 
     def concat(self, at: tuple[Value, Shape]) -> None:
@@ -103,13 +128,14 @@ class RandomNet:
         if divisors and len(at[1]) < _MOST:
             outer = int(self.random.choice(divisors))
             shape = (*at[1][:axis], outer, at[1][axis] // outer, *at[1][axis + 1 :])
-            self.op("Reshape", shape, at[0], self.net.const(shape))
+            self.op("Reshape", shape, at[0], self.target(shape, at[0], axis))
 
     def merge(self, at: tuple[Value, Shape]) -> None:
         if len(at[1]) > 2:
             axis = int(self.random.integers(1, len(at[1]) - 1))
             shape = (*at[1][:axis], at[1][axis] * at[1][axis + 1], *at[1][axis + 2 :])
-            self.op("Reshape", shape, at[0], self.net.const([*shape[:axis], -1, *shape[axis + 1 :]]))
+            target = self.target((*shape[:axis], -1, *shape[axis + 1 :]), at[0], axis)
+            self.op("Reshape", shape, at[0], target)
 
     def transpose(self, at: tuple[Value, Shape]) -> None:
         order = [0, *(1 + self.random.permutation(len(at[1]) - 1))]
@@ -140,7 +166,7 @@ class RandomNet:
             self.read.add(at[0])
             wide = self.net.op("Unsqueeze", at[0], self.net.const([axis]))
             shape = (*at[1][:axis], 2, *at[1][axis:])
-            self.op("Expand", shape, wide, self.net.const(shape))
+            self.op("Expand", shape, wide, self.net.const(shape if self.batch is None else (1, *shape[1:])))
 
     def pad(self, at: tuple[Value, Shape]) -> None:
         axis = self.axis(at[1])

@@ -28,6 +28,10 @@ def matmul_packed(resizing: Resizing, op: Op) -> None:
 @_register("com.microsoft::MoE", "com.microsoft::QMoE")
 def mixture(resizing: Resizing, op: Op) -> None:
     """No more experts can be taken than there are."""
-    experts, taken = resizing.size(resizing.input(op, 2)[0]), op.attribute("k", 1)
+    layout, taken = resizing.input(op, 2)[0], op.attribute("k", 1)
+    experts = resizing.size(layout)
     if experts is not None and experts < taken:
-        raise RefusedError(f"{op} takes {taken} experts of what would be {experts}", hint="keep at least that many")
+        name = resizing.name(layout)
+        raise RefusedError(
+            f"{name}: {op} takes {taken} experts of what would be {experts}", hint="keep at least that many"
+        )

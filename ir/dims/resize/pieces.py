@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.ir.dims.algebra import size_of
+from secateur.ir.dims.positions import giver
 from secateur.ir.dims.resize.table import Resizing, resize_rules
 from secateur.ir.errors import RefusedError
 from secateur.ir.node import Op
@@ -78,10 +79,11 @@ def gather(resizing: Resizing, op: Op) -> None:
     data, chosen = resizing.input(op, 0), resizing.graph.constant(op.input(1))
     axis = op.attribute("axis", 0) % len(data)
     size = size_of(data[axis])
-    if chosen is None or len(chosen.shape) != 1 or size is None:
+    if chosen is None or len(chosen.shape) > 1 or size is None:
         return
-    stays = resizing.indices(data[axis])
-    wanted = chosen.numpy()[resizing.indices(resizing.output(op)[axis])] % size
+    stays, wanted = resizing.indices(data[axis]), chosen.numpy().reshape(-1) % size
+    if chosen.shape:
+        wanted = wanted[resizing.indices(resizing.output(op)[axis])]
     resizing.set_constant(op, 1, np.searchsorted(stays, wanted).tolist())
 
 
@@ -93,7 +95,22 @@ def top_k(resizing: Resizing, op: Op) -> None:
     given = op.attribute("k")
     numbers, size = [given] if given is not None else resizing.constant(op, 1), resizing.size(data[axis])
     if numbers is not None and size is not None and numbers[0] > size:
-        raise RefusedError(f"{op} takes the best {numbers[0]} of what would be {size}", hint="keep at least that many")
+        name = resizing.name(data[axis])
+        raise RefusedError(
+            f"{name}: {op} takes the best {numbers[0]} of what would be {size}", hint="keep at least that many"
+        )
+
+
+@_register("Equal")
+def equal(resizing: Resizing, op: Op) -> None:
+    """Positions that are compared with constants: what these count now."""
+    for port in (0, 1):
+        found = giver(resizing.graph, op.inputs[port])
+        numbers = resizing.constant(op, 1 - port)
+        layout = () if found is None else resizing.input(found[0], 0)[found[1]]
+        if numbers is not None and resizing.shrinks(layout):
+            # What does not stay is cut off afterwards.
+            resizing.set_constant(op, 1 - port, np.searchsorted(resizing.indices(layout), numbers).tolist())
 
 
 @_register("OneHot")

@@ -24,6 +24,8 @@ class Resizing:
         self.graph = graph
         self.dimensions = dimensions
         self.kept = kept
+        self._inside: dict[Dim, Indices] = {}
+        self._loses: dict[Dim, bool] = {}
 
     def input(self, op: Op, port: int) -> Layouts:
         """The layouts at an input port, as they were found."""
@@ -39,16 +41,33 @@ class Resizing:
         return self.dimensions.layouts[value]
 
     def indices(self, layout: Layout) -> Indices:
-        """Which indices of an axis stay."""
-        return indices(layout, self.kept)
+        """Which indices of an axis stay.
+
+        Raises:
+            ValueError: the size of a dimension is not known.
+        """
+        roots = [find(dim) for dim in layout]
+        for dim in roots:
+            if dim not in self._inside:
+                self._inside[dim] = indices((dim,), self.kept)
+        if len(roots) == 1:
+            return self._inside[roots[0]]
+        return indices(roots, self._inside)
 
     def size(self, layout: Layout) -> int | None:
         """The new size of an axis; None where it is not known."""
-        return None if any(dim.size is None for dim in layout) else len(self.indices(layout))
+        known = all(find(dim).size is not None for dim in layout)
+        return math.prod(len(self.indices((dim,))) for dim in layout) if known else None
 
     def shrinks(self, layout: Layout) -> bool:
         """True where indices of an axis go."""
-        return any(leaf in self.kept for leaf in leaves(layout))
+        return any(self._shrinks(find(dim)) for dim in layout)
+
+    def _shrinks(self, dim: Dim) -> bool:
+        found = self._loses.get(dim)
+        if found is None:
+            found = self._loses[dim] = any(leaf in self.kept for leaf in leaves((dim,)))
+        return found
 
     def touches(self, place: Place) -> bool:
         """True where indices of an axis of a value, or of a use of a constant, go."""
@@ -58,6 +77,13 @@ class Resizing:
         """An axis was `count` blocks of one size (heads, groups): how many of them have an index left."""
         width = math.prod(find(dim).size or 1 for dim in layout) // count
         return len(set((self.indices(layout) // width).tolist()))
+
+    def name(self, layout: Layout) -> str:
+        """The groups that an axis is made of, for messages."""
+        from secateur.ir.dims.groups import groups
+
+        inside = set(leaves(layout))
+        return ", ".join(group.name for group in groups(self.dimensions) if group.dim in inside)
 
     def constant(self, op: Op, port: int) -> list[int] | None:
         """The whole numbers at a port where they are constant."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.ir.dims.algebra import Dim, Layout
+from secateur.ir.dims.algebra import Dim, Layout, size_of
 from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
 from secateur.ir.dims.rules.agreement import fit, pin_all
 from secateur.ir.dims.rules.pointwise import broadcast_layouts
@@ -95,16 +95,14 @@ def deform_conv(axes: Axes) -> None:
 
 def convolve(axes: Axes, data: Layouts, weight: Layouts) -> Layout:
     """Lays out what a convolution with a weight [m, c / group, ..] makes; returns its channels."""
-    count = axes.attribute("group", 1)
-    groups = axes.axis(count, f"groups of {axes.op}")
-    produced = 1
-    for dim in weight[0]:
-        produced *= dim.size or 0
+    count, produced = axes.attribute("group", 1), size_of(weight[0])
     if not produced or produced % count:
         raise Unruly(f"{axes.op}: the number of its output channels is not known")
-    made: Layout = (*groups, *axes.axis(produced // count, axes.op.title))
+    groups, made = axes.axis(count, f"groups of {axes.title}"), weight[0]
     axes.unify(data[1], (*groups, *weight[1]))
-    axes.unify(weight[0], made)
+    if groups:
+        made = (*groups, *axes.axis(produced // count, axes.title))
+        axes.unify(weight[0], made)
     _over_space(axes, made, data, weight)
     return made
 

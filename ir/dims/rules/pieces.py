@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from secateur.ir.dims.algebra import Dim, Layout, as_one, size_of, sum_of
-from secateur.ir.dims.axes import Axes, Unruly, dims_rules
+from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
 from secateur.ir.dims.positions import pick
 from secateur.ir.dims.rules.agreement import pin_all, same
 from secateur.ir.dims.rules.pointwise import broadcast_layouts
@@ -48,6 +48,10 @@ def split(axes: Axes) -> None:
     known = axes.integers(1, "split") or [size for size in sizes if size is not None]
     if len(known) != len(axes.op.outputs):
         raise Unruly(f"{axes.op}: the sizes of its parts are computed")
+    if set(known) == {1} and all(axes.takes_one(data[axis], port, port) for port in range(len(known))):
+        for port in range(len(known)):
+            axes.output([*data[:axis], (), *data[axis + 1 :]], port)
+        return
     parts = axes.split(data[axis], known)
     for port, size in enumerate(known):
         part = parts[port] if parts is not None and size > 1 else axes.axis(size)
@@ -106,6 +110,8 @@ def picked(axes: Axes, axis: int, wanted: Sequence[int]) -> Layout:
     step = wanted[1] - wanted[0] if count > 1 else 1
     regular = all(wanted[place] == wanted[0] + place * step for place in range(count))
     if regular and step == 1:
+        if count == 1 and axes.takes_one(layout, wanted[0]):
+            return ()
         parts = axes.split(layout, [wanted[0], count, size - wanted[0] - count])
         if parts is not None and count == 1:
             axes.pin(parts[1], "takes one index by itself")
@@ -136,14 +142,15 @@ def _pinned(axes: Axes, count: int) -> Layout:
 
 @dims_rules.register("Gather")
 def gather(axes: Axes) -> None:
-    """Rows by index: a constant list picks terms; indices that are computed pin the axis, and the others pass."""
+    """Rows by index: a constant list picks terms; computed indices pin the axis unless they are positions on one."""
     data = axes.input(0)
     axis = axes.attribute("axis", 0) % len(data)
-    chosen = axes.constant(1)
-    if chosen is not None and chosen.ndim == 1 and (size := axes.size(axes.op.input(0), axis)) is not None:
+    chosen, size = axes.constant(1), axes.size(axes.op.input(0), axis)
+    made: Layouts = []
+    if chosen is not None and chosen.ndim == 1 and size is not None:
         made = [picked(axes, axis, [int(index) % size for index in chosen])]
-    else:
-        pick(axes, data[axis], 1)
+    elif chosen is None or chosen.ndim or size is None or not axes.takes_one(data[axis], int(chosen) % size):
+        pick(axes, data[axis], axes.op.input(1))
         made = axes.input(1)
     axes.output([*data[:axis], *made, *data[axis + 1 :]])
 

@@ -6,19 +6,21 @@ from secateur.ir.dims.algebra import Layout
 from secateur.ir.dims.axes import Axes, Layouts, dims_rules
 from secateur.ir.dims.rules.agreement import fit
 
-_ONE_OPERAND = """
+ONE_OPERAND = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
     HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign
     Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft::FastGelu com.microsoft::Gelu
     com.microsoft::QuickGelu com.microsoft::ScaledSiLU
-"""
-_BROADCAST = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+""".split()
+"""Functions of each element."""
+BROADCAST = """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
     Mul Or PRelu Pow Sub Sum SwiGLU Where Xor com.microsoft::BiasAdd com.microsoft::BiasGelu com.microsoft::GatedAdd
-"""
+""".split()
+"""Functions of elements that meet."""
 
 
-@dims_rules.register(*_ONE_OPERAND.split())
+@dims_rules.register(*ONE_OPERAND)
 def one_operand(axes: Axes) -> None:
     """The output has the axes of the first input; bounds and biases beside it broadcast."""
     fit(axes, axes.input(0), *(axes.input(port) for port in range(1, len(axes.op.inputs)) if axes.has(port)))
@@ -57,7 +59,7 @@ def draw(axes: Axes) -> None:
         axes.inexact(layout, "draws a number for each index")
 
 
-@dims_rules.register(*_BROADCAST.split())
+@dims_rules.register(*BROADCAST)
 def broadcast(axes: Axes) -> None:
     """Axes are aligned from the right; those of size one give way."""
     operands = [axes.input(port) for port in range(len(axes.op.inputs)) if axes.has(port)]

@@ -68,9 +68,10 @@ def top_k(axes: Axes) -> None:
 
 def _give_positions(axes: Axes, axis: int, port: int) -> None:
     made = axes.op.outputs[port] if port < len(axes.op.outputs) else None
-    reader = None if made is None else unread(axes.known.graph, made)
+    layout = axes.input(0)[axis]
+    reader = None if made is None else unread(axes, made, layout)
     if reader is not None:
-        axes.pin(axes.input(0)[axis], f"gives positions on it to {reader}")
+        axes.pin(layout, f"gives positions on it to {reader}")
 
 
 @dims_rules.register("Softmax", "LogSoftmax", "Hardmax")

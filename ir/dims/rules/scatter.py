@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from secateur.ir.dims.algebra import Layout, size_of
 from secateur.ir.dims.axes import Axes, Layouts, Unruly, dims_rules
-from secateur.ir.dims.positions import pick, positions_of
+from secateur.ir.dims.positions import columns, pick, positions_of, ruler, single
 from secateur.ir.dims.rules.agreement import pin_all, same
+from secateur.ir.dims.rules.pointwise import broadcast_layouts
 
 _WRITES = "writes to it by index"
 
@@ -23,7 +24,7 @@ def gather_elements(axes: Axes) -> None:
     """Every element is picked along one axis; along the others it stays where it is."""
     data, indices = axes.input(0), axes.input(1)
     axis = axes.attribute("axis", 0) % len(data)
-    pick(axes, data[axis], 1)
+    pick(axes, data[axis], axes.op.input(1))
     axes.output(
         [
             theirs if place == axis else _beside(axes, mine, theirs)
@@ -39,7 +40,7 @@ def scatter_elements(axes: Axes) -> None:
     axis = axes.attribute("axis", 0) % len(data)
     for place, (mine, theirs, new) in enumerate(zip(data, indices, updates, strict=True)):
         if place == axis:
-            pick(axes, mine, 1)
+            pick(axes, mine, axes.op.input(1))
             pin_all(axes, [theirs, new], _WRITES)
         else:
             _beside(axes, mine, same(axes, theirs, new))
@@ -60,7 +61,8 @@ def gather_nd(axes: Axes) -> None:
     data, indices = axes.input(0), axes.input(1)
     front, depth = axes.attribute("batch_dims", 0), _depth(axes, 1)
     batch = [same(axes, mine, theirs) for mine, theirs in zip(data[:front], indices[:front], strict=True)]
-    pin_all(axes, [*data[front : front + depth], indices[-1]], "picks from it by index")
+    axes.pin(indices[-1], "holds a position in each of it")
+    _pick_columns(axes, data[front : front + depth])
     axes.output([*batch, *indices[front:-1], *data[front + depth :]])
 
 
@@ -69,10 +71,35 @@ def scatter_nd(axes: Axes) -> None:
     """The last axis of the indices holds positions on so many axes; what lies behind these is written whole."""
     data, indices, updates = axes.input(0), axes.input(1), axes.input(2)
     depth = _depth(axes, 1)
-    pin_all(axes, [*data[:depth], *indices, *updates[: len(indices) - 1]], _WRITES)
+    pin_all(axes, [*indices, *updates[: len(indices) - 1]], _WRITES)
+    _pick_columns(axes, data[:depth])
     for mine, theirs in zip(data[depth:], updates[len(indices) - 1 :], strict=True):
         same(axes, mine, theirs)
     axes.output(data)
+
+
+def _pick_columns(axes: Axes, indexed: Layouts) -> None:
+    """Each column of the indices holds positions on one axis."""
+    found = columns(axes.known, axes.op, 1) or []
+    for place, layout in enumerate(indexed):
+        pick(axes, layout, found[place] if len(found) == len(indexed) else None)
+
+
+@dims_rules.register("Equal")
+def equal(axes: Axes) -> None:
+    """Elements that meet; where positions meet 0, 1, 2, .., or one of them, they mean the axis that they count."""
+    operands = [axes.input(0), axes.input(1)]
+    for port in (0, 1):
+        found = positions_of(axes, axes.op.inputs[port])
+        size = None if found is None else size_of(found)
+        if found is None or size is None:
+            continue
+        place, index = (rule(axes.known, axes.op, port, size) for rule in (ruler, single))
+        if place is not None:
+            axes.unify(operands[1 - port][place], found)
+        elif index is None or not axes.takes_one(found, index):
+            axes.pin(found, "compares positions on it")
+    axes.output(broadcast_layouts(axes, operands))
 
 
 @dims_rules.register("TensorScatter")
@@ -94,7 +121,7 @@ def tensor_scatter(axes: Axes) -> None:
 def one_hot(axes: Axes) -> None:
     """A new axis with one index for each position that there may be."""
     data = axes.input(0)
-    found, depth = positions_of(axes, 0), axes.integers(1)
+    found, depth = positions_of(axes, axes.op.input(0)), axes.integers(1)
     size = None if depth is None else depth[0]
     made = axes.axis(size, axes.op.title)
     if found is not None and size is not None and size_of(found) == size:
