@@ -19,6 +19,7 @@ from secateur.ir.dims.shrink import shrink
 from secateur.ir.errors import RefusedError
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
+from secateur.passes.drop.blocks import DropBlocks
 from secateur.passes.facets import Effect
 from secateur.passes.manager import run_pipeline
 from secateur.passes.manifest import Manifest
@@ -36,8 +37,8 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
     """Removes from a model what a manifest says was removed from another checkpoint of the same graph.
 
     The passes of the manifest's pipeline that lose nothing (`clean`) run where they ran. In place of the others the
-    kept indices of each weight's axes are traced to the dimensions that they belong to, those are shrunk, and the masks
-    are applied. No new numbers are made: nothing is refitted or quantized, so that of a manifest with `exact` the
+    blocks that went are taken out, the kept indices of each weight's axes are traced to the dimensions that they belong
+    to, those are shrunk, and the masks are applied. No new numbers are made: nothing is refitted or quantized, so that of a manifest with `exact` the
     result is what `compress` gave, and of another one its shapes and masks. With several prunings it is that but for
     the order in which weights lie in the file; a pass between them that rewrites weights may make it refuse.
 
@@ -62,6 +63,8 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
             )
     lossy = [index for index, one in enumerate(passes) if one.effect is Effect.LOSSY] or [len(passes)]
     graph = _run(graph_of(model), passes[: lossy[0]])
+    if wanted.dropped:
+        graph = run_pipeline(graph, [DropBlocks(names=tuple(wanted.dropped))], Context(runner=OnnxRuntimeRunner)).graph
     _remove(graph, wanted.kept)
     graph = _run(graph, passes[lossy[0] : lossy[-1]])
     _mask(graph, wanted.masks)

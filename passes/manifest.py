@@ -47,6 +47,8 @@ class Manifest:
     pipeline: str = ""
     exact: bool = True
     kept: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    """Blocks that went whole, as `drop-blocks` names them."""
     masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     """True where an element of the compressed weight stays."""
     scales: dict[str, Scale] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Manifest:
         """A copy that can be changed without changing this one (the arrays are never written to)."""
         twin = copy.copy(self)
         twin.kept = {name: dict(axes) for name, axes in self.kept.items()}
-        twin.masks, twin.scales = dict(self.masks), dict(self.scales)
+        twin.masks, twin.scales, twin.dropped = dict(self.masks), dict(self.scales), list(self.dropped)
         return twin
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +109,8 @@ class Manifest:
             "exact": self.exact,
             "kept": kept,
         }
+        if self.dropped:
+            document["dropped"] = self.dropped
         if self.masks:
             document["masks"] = {name: _pack(mask) for name, mask in sorted(self.masks.items())}
         if self.scales:
@@ -142,6 +146,7 @@ class Manifest:
                     name: {axis: np.array(indices, np.int64) for axis, indices in axes.items()}
                     for name, axes in document.kept.items()
                 },
+                dropped=document.dropped,
                 masks={name: _unpack(mask.shape, mask.bits) for name, mask in document.masks.items()},
                 scales={name: _scale_from_json(scale.model_dump()) for name, scale in document.scales.items()},
             )

@@ -43,6 +43,7 @@ class Document(_Strict):
     pipeline: str
     exact: bool
     kept: dict[str, dict[NonNegativeInt, list[NonNegativeInt]]]
+    dropped: list[str] = []
     masks: dict[str, Mask] = {}
     scales: dict[str, Scale] = {}
 

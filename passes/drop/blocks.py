@@ -41,7 +41,6 @@ class DropBlocks(Pass):
     name: ClassVar[str] = "drop-blocks"
     changes: ClassVar[Facet] = Facet.TOPOLOGY | Facet.SHAPE | Facet.DTYPE | Facet.ATTRIBUTES | Facet.SCHEME
     effect: ClassVar[Effect] = Effect.LOSSY
-    replayable: ClassVar[bool] = False
 
     part: Literal["any", "attention", "ffn", "convolutions", "layer"] = "any"
     """Which blocks are judged; any is all those that no others lie in, layer runs of attention and feed-forward."""
@@ -74,9 +73,12 @@ class DropBlocks(Pass):
         wanted = set(self._wanted(candidates, scores, context))
         chosen = [block for block in candidates if block in wanted and context.allow("drop", block.branches[0].total)]
         outermost = [block for block in chosen if not any(other.holds(block) for other in chosen)]
+        before = {value.name for value in graph.constants()}
         bypass(graph, outermost)
         if outermost:
             RemoveDeadCode().run(graph, Context())
+            context.manifest.dropped.extend(block.name for block in outermost)
+            context.manifest.forget(before - {value.name for value in graph.constants()})
         for block, score in zip(candidates, scores, strict=True):
             context.row(
                 block=block.name,

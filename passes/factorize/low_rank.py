@@ -39,6 +39,7 @@ class Factorize(Pass):
     name: ClassVar[str] = "factorize"
     changes: ClassVar[Facet] = Facet.TOPOLOGY | Facet.WEIGHTS | Facet.SHAPE | Facet.ATTRIBUTES
     effect: ClassVar[Effect] = Effect.LOSSY
+    replayable: ClassVar[bool] = False
 
     ratio: float = 0.5
     """The share of multiply-accumulates that goes, of each layer (uniform) or of all of them (global), in [0, 1)."""

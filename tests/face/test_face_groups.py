@@ -61,7 +61,7 @@ def test_blocks_and_edges_are_listed() -> None:
     assert "8 of them: what reads it regroups it" in text
 
 
-@pytest.mark.parametrize(("name", "text"), [("vit", "drop-blocks{count=1}"), ("densenet121", "drop-edges")])
+@pytest.mark.parametrize(("name", "text"), [("vit", "factorize"), ("densenet121", "drop-edges")])
 def test_a_manifest_that_does_not_say_what_went_is_not_replayed(name: str, text: str) -> None:
     graph = MODELS[name]()
     result = run_pipeline(graph, parse_pipeline(text), Context())

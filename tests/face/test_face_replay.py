@@ -10,6 +10,7 @@ import pytest
 from helpers.convolutional import Net
 from helpers.face_models import Cli, make_graph
 from helpers.structures import structures
+from helpers.zoo import zoo
 
 import secateur as sc
 from secateur.ir.build import emit
@@ -94,6 +95,22 @@ def test_on_another_checkpoint_the_same_indices_stay(name: str) -> None:
     assert {one: array.shape for one, array in found.items()} == {
         one: array.shape for one, array in weights(done.graph).items()
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vit", "drop-blocks{count=1}"),
+        ("llama", "drop-blocks{part=attention, count=1, protect=0}, prune{ratio=0.3, dims=ffn}"),
+        ("bert", "drop-blocks{part=layer, count=1, protect=0}, prune{ratio=0.3, align=1}"),
+        ("experts-routed", "prune{ratio=0.4, dims=experts, exact=false}"),
+        ("experts-dense", "prune{ratio=0.4, dims=experts, exact=false}"),
+    ],
+)
+def test_blocks_and_experts_that_went_go_again(name: str, text: str) -> None:
+    graph = zoo("small")[name]()
+    done = sc.compress(graph, text)
+    assert to_bytes(sc.replay(done.manifest, graph)) == to_bytes(done.graph)
 
 
 def test_masks_go_onto_another_checkpoint(graph: sc.Graph) -> None:
