@@ -9,10 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from secateur.backends.feeds import check, matched
 from secateur.backends.onnxruntime_errors import reported
 from secateur.backends.onnxruntime_values import array_from_value, is_exotic, value_from_array, value_from_tensor
-from secateur.ir import DataType, Graph, TensorType, Value
-from secateur.ir.errors import BackendError, DataError
+from secateur.ir import DataType, Graph, TensorType
+from secateur.ir.errors import BackendError
 from secateur.ir.extract import extract, forget_sizes
 
 _FAILURES = (
@@ -114,8 +115,8 @@ class OnnxRuntimeRunner:
         """
         if self._onnxruntime is None:
             raise RuntimeError("a runner runs inside `with` only")
-        for array, value in _matched(feeds, self._part.inputs):
-            _check(array, value)
+        for array, value in matched(feeds, self._part.inputs):
+            check(array, value)
         if self._session is None:
             for value in self._part.inputs:
                 if value.type is None:
@@ -204,36 +205,3 @@ def _named(part: Graph) -> dict[str, str]:
         if op.domain:
             titles.setdefault(f"{op.domain}:{op.op_type}", title)
     return titles
-
-
-def _matched(feeds: Mapping[str, NDArray[Any]], inputs: Sequence[Value]) -> Iterator[tuple[NDArray[Any], Value]]:
-    by_name = {value.name: value for value in inputs}
-    missing = [name for name, value in by_name.items() if name not in feeds and value.const is None]
-    unknown = [name for name in feeds if name not in by_name]
-    if missing or unknown:
-        parts = [f"lack {', '.join(missing)}"] if missing else []
-        parts += [f"have {', '.join(unknown)}, which is no input"] if unknown else []
-        raise DataError(
-            f"the feeds {' and '.join(parts)}; expected {', '.join(by_name)}",
-            hint="name the arrays by the inputs, and give each input one",
-        )
-    return ((array, by_name[name]) for name, array in feeds.items())
-
-
-def _check(array: NDArray[Any], value: Value) -> None:
-    kind = value.type
-    if not isinstance(kind, TensorType):
-        return
-    found = f"{array.dtype}{list(array.shape)}"
-    if array.dtype != kind.dtype.numpy and not (kind.dtype is DataType.STRING and array.dtype.kind in "OUS"):
-        raise DataError(
-            f"input {value.name!r} takes {kind}, got {found}",
-            hint=f"convert it as the model's preprocessing does, then array.astype('{kind.dtype.numpy}')",
-        )
-    if kind.shape is None:
-        return
-    fits = array.ndim == len(kind.shape) and all(
-        not isinstance(dim, int) or dim == size for dim, size in zip(kind.shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise DataError(f"input {value.name!r} takes {kind}, got {found}", hint="axis 0 is the batch, as a rule")

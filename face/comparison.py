@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from secateur.backends.compare import CompareOptions, Comparison
 from secateur.backends.compare import compare as compare_graphs
 from secateur.backends.divergence import Divergence, DivergenceOptions
-from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.stored import map_array
 from secateur.feeding import Loading, ModelLike, batch_of, graph_of, open_data, refuse_unknown, title_of
 from secateur.inspection import macs_of
 from secateur.ir.errors import DataError
 from secateur.passes.context import Progress
+from secateur.running import runner_of
 from secateur.text import Shown, heading, notes, table
 
 if TYPE_CHECKING:
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 
 class Measuring(Loading, total=False):
-    """How models are measured: `repeats` timed runs of each (20; 0 for none) on `threads` threads (1)."""
+    """How models are measured: `repeats` timed runs of each (20; 0 for none) on `threads` threads (1).
+
+    Times are always those of onnxruntime; `runner` is what outputs are computed with.
+    """
 
     repeats: int
     threads: int
+    runner: str
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,17 @@ def compare(
         labels: the right class of each sample, as integers or an .npy file of them, for the accuracy of both.
         inner: also compare inner values, and name the first one whose error jumps.
         progress: told `(description, done, total)`; a total of 0 is one that nobody knows.
-        measuring: `batch_size` and `limit` (samples at most) of the data; `repeats` and `threads` of the timing.
+        measuring: `batch_size` and `limit` (samples at most) of the data; `repeats` and `threads` of the timing;
+            `runner`, what outputs are computed with: "onnxruntime", "torch", "torch:cuda".
 
     Raises:
         ModelError: a file is no model.
         DataError: the data or the labels do not fit.
         GraphError: the models take different inputs, or share no output.
-        BackendError: onnxruntime is missing, or cannot run a model.
+        BackendError: the runner is missing, or cannot run a model.
     """
     refuse_unknown(measuring, Measuring, "compare")
+    runner = runner_of(measuring.get("runner", "onnxruntime"))
     first, second, limit = graph_of(model), graph_of(other), measuring.get("limit")
     fixed = batch_of(first) or batch_of(second)
     source = open_data(first, data, batch_size=measuring.get("batch_size") or fixed, limit=limit)
@@ -102,7 +108,7 @@ def compare(
         macs=macs_of,
         progress=tell,
     )
-    found = compare_graphs(first, second, source, OnnxRuntimeRunner, options)
+    found = compare_graphs(first, second, source, runner, options)
     return ComparisonReport(title_of(model), title_of(other), source.name, found)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
-from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Source
 from secateur.feeding import Loading, ModelLike, graph_of, open_data, refuse_unknown, title_of
 from secateur.inspection import macs_of
@@ -22,8 +21,15 @@ from secateur.passes.manifest import Manifest
 from secateur.passes.pipeline import make_pass, print_pipeline
 from secateur.recipes import Recipe, RecipeLike, recipe_of
 from secateur.reports import CompressionReport
+from secateur.running import differentiator_of, runner_of
 
 CLEAN = "clean"
+
+
+class Compressing(Loading, total=False):
+    """How data is walked, and with what models are run on it: `runner` (`secateur.running.runner_of`)."""
+
+    runner: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def compress(
     seed: int | None = None,
     clean: bool | None = None,
     progress: Progress | None = None,
-    **loading: Unpack[Loading],
+    **loading: Unpack[Compressing],
 ) -> Result:
     """Runs a recipe over a copy of a model.
 
@@ -55,21 +61,30 @@ def compress(
         clean: run the pass `clean` first, which folds constants and BatchNormalization; None takes the recipe's word
             (yes if it has none).
         progress: told `(description, done, total)` as the work goes on.
-        loading: `batch_size` and `limit` (samples at most) of the data; the recipe's where they are left out.
+        loading: `batch_size` and `limit` (samples at most) of the data, the recipe's where they are left out; `runner`,
+            with what the model is run on it: "onnxruntime", "torch", "torch:cuda".
 
     Raises:
         ModelError: the file is no model.
         TextError: no such pass or option.
         DataError: the data does not fit the model, or a pass needs data and there is none.
         RefusedError: a pass was asked for something that it cannot do correctly.
+        BackendError: there is no such runner, or it cannot run the model.
         PassError: a pass broke its contract, which is our defect.
     """
+    how = loading.get("runner", "onnxruntime")
+    runner = runner_of(how)
     asked = _merged(recipe_of(recipe), seed, clean, loading)
     graph = graph_of(model)
     passes, added = passes_of(recipe, asked)
     source = _source(graph, data, asked)
     context = Context(
-        runner=OnnxRuntimeRunner, source=source, seed=asked.seed, progress=progress or silent, manifest=_manifest(model)
+        runner=runner,
+        differentiator=differentiator_of(how),
+        source=source,
+        seed=asked.seed,
+        progress=progress or silent,
+        manifest=_manifest(model),
     )
     done = run_pipeline(graph, passes, context, hooks=[_watch(progress)] if progress else [])
     done.report.model = title_of(model)
@@ -85,11 +100,12 @@ def compress(
     return Result(done.graph, done.manifest, report)
 
 
-def _merged(recipe: Recipe, seed: int | None, clean: bool | None, loading: Loading) -> Recipe:
+def _merged(recipe: Recipe, seed: int | None, clean: bool | None, loading: Compressing) -> Recipe:
     """The recipe with what the caller says instead."""
-    refuse_unknown(loading, Loading, "compress")
+    refuse_unknown(loading, Compressing, "compress")
     said = {"seed": seed, "clean": clean}
-    data = recipe.data.model_copy(update={name: value for name, value in loading.items() if value is not None})
+    walked = {name: loading.get(name) for name in ("batch_size", "limit")}
+    data = recipe.data.model_copy(update={name: value for name, value in walked.items() if value is not None})
     update = {name: value for name, value in said.items() if value is not None}
     return recipe.model_copy(update={**update, "data": data})
 

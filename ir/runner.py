@@ -36,3 +36,28 @@ class RunnerFactory(Protocol):
             outputs: names of any values inside, to be fetched; None for the graph's own outputs.
         """
         ...
+
+
+class Differentiator(Protocol):
+    """A model that is ready to tell how much its answers depend on values inside."""
+
+    def run(self, feeds: Feeds, seed: int) -> dict[str, NDArray[Any]]:
+        """For named inputs a score at each of the values that it was made for, shaped like it.
+
+        A score is the gradient of -log p(y) for answers y drawn from the model itself: the mean of its square is the
+        Fisher information, with no label needed.
+        """
+        ...
+
+
+class DifferentiatorFactory(Protocol):
+    """Makes a differentiator for a graph."""
+
+    def __call__(self, graph: Graph, *, at: Sequence[str]) -> AbstractContextManager[Differentiator]:
+        """Prepares a whole model.
+
+        Args:
+            graph: it is not changed, and must not be while the differentiator lives.
+            at: names of values inside.
+        """
+        ...

@@ -88,6 +88,8 @@ def test_runtimes_are_imported_at_home_only(path: Path) -> None:
         assert "onnxruntime" not in tops
     if not name.startswith("backends/tensorrt/"):
         assert not tops & {"tensorrt", "tensorrt_rtx"}
+    if not name.startswith("backends/torch/") and name != "ir/onnx_torch.py":
+        assert "torch" not in tops
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -119,6 +121,28 @@ def _module(path: Path) -> str:
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     parts[0] = PACKAGES.get(parts[0], "secateur")
     return ".".join(part for part in parts if part != "__init__")
+
+
+def test_torch_loads_in_one_place() -> None:
+    """Rules use the module that `lazy` gives them, so that they can be listed without torch."""
+    found = [path for path in MODULES if "backends/torch/" in name_of(path) and "torch" in _runtime_imports(path)]
+    assert not found
+    assert 'import_module("torch")' in (ROOT / "backends/torch/lazy.py").read_text(encoding="utf-8")
+
+
+def _runtime_imports(path: Path) -> set[str]:
+    """What a file imports when it is loaded or one of its functions runs: not what type checkers read only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden = {id(node) for outer in ast.walk(tree) if _is_for_types(outer) for node in ast.walk(outer)}
+    imported = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in hidden
+    ]
+    names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imported]
+    return {name.partition(".")[0] for name in names}
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def test_every_folder_is_packaged() -> None:

@@ -25,6 +25,7 @@ class CompareCommandOptions:
     ] = False
     batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None
     limit: Annotated[int | None, typer.Option(help="How many samples to use.")] = None
+    runner: Annotated[str, typer.Option(help="What computes outputs: onnxruntime, torch, torch:cuda.")] = "onnxruntime"
     repeats: Annotated[int, typer.Option(min=0, help="Timed runs of each; 0 for none.")] = 20
     threads: Annotated[int, typer.Option(min=1, help="Threads of the timed runs.")] = 1
 
@@ -43,6 +44,7 @@ def compare(options: CompareCommandOptions, screen: Screen) -> Answer:
             progress=progress,
             batch_size=options.batch_size,
             limit=options.limit,
+            runner=options.runner,
             repeats=options.repeats,
             threads=options.threads,
         )

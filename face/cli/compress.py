@@ -31,6 +31,7 @@ class CompressOptions:
     seed: Annotated[int | None, typer.Option(help="For what is drawn at random; instead of the recipe's.")] = None
     batch_size: Annotated[int | None, typer.Option(help="Samples in a batch; instead of the recipe's.")] = None
     limit: Annotated[int | None, typer.Option(help="How many samples to use; instead of the recipe's.")] = None
+    runner: Annotated[str, typer.Option(help="What runs the model: onnxruntime, torch, torch:cuda.")] = "onnxruntime"
     clean: Annotated[
         bool | None, typer.Option("--clean/--no-clean", help="Fold constants and BatchNormalization first.")
     ] = None
@@ -53,6 +54,7 @@ def compress(options: CompressOptions, screen: Screen) -> Answer:
             progress=progress,
             batch_size=options.batch_size,
             limit=options.limit,
+            runner=options.runner,
         )
         written = write.everything(result)
     for path in written:

@@ -245,3 +245,13 @@ def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
     ran = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
     assert ran.stderr == ""
     assert ran.stdout in ("141\n", "0\n")  # 0: all of it fitted into the pipe before the reader left
+
+
+def test_the_runner_is_an_option(cli: Cli, model: Path, calib: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    small = tmp_path / "small.onnx"
+    done = cli("compress", model, "--recipe", "prune{ratio=0.5}", "--data", calib, "-o", small, "--runner", "torch")
+    assert done.code == 0 and small.is_file()
+    assert cli("compare", model, small, "--data", calib, "--runner", "torch", "--repeats", 0).code == 0
+    refused = cli("compare", model, small, "--data", calib, "--runner", "nobody")
+    assert refused.code == 1 and "no runner 'nobody'" in refused.err

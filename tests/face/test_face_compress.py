@@ -171,3 +171,22 @@ def test_a_report_that_cannot_be_saved(graph: sc.Graph, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SecateurError, match="cannot make the folder"):
         sc.compress(graph, "clean").report.save(tmp_path / "file")
+
+
+def test_torch_runs_what_onnxruntime_runs(graph: sc.Graph, calib: Path) -> None:
+    pytest.importorskip("torch")
+    one, other = (sc.compress(graph, PIPELINE, data=calib, runner=runner) for runner in ("onnxruntime", "torch"))
+    assert [op.op_type for op in one.graph.ops()] == [op.op_type for op in other.graph.ops()]
+    np.testing.assert_allclose(outputs(one.graph), outputs(other.graph), atol=0.05 * np.abs(outputs(one.graph)).max())
+    for runner in ("onnxruntime", "torch"):
+        found = sc.compare(graph, one.graph, str(calib), repeats=0, runner=runner).found
+        assert found.batches and found.latency is None
+
+
+@pytest.mark.parametrize("runner", ["tensorflow", "", "onnxruntime:cuda"])
+def test_a_runner_that_is_not_known_is_refused(graph: sc.Graph, calib: Path, runner: str) -> None:
+    with pytest.raises(BackendError, match="no runner") as caught:
+        sc.compress(graph, "clean", runner=runner)
+    assert "torch:cuda" in (caught.value.hint or "")
+    with pytest.raises(BackendError, match="no runner"):
+        sc.compare(graph, graph, str(calib), runner=runner)
