@@ -232,9 +232,13 @@ def _inform(proto: onnx.ValueInfoProto, value: Value, is_bare: bool = False) -> 
 
 
 def _typed(graph: Graph) -> list[Value]:
-    """What `value_info` tells of: values inside the graph of which something is said."""
+    """What `value_info` tells of: values inside the graph of which something is said.
+
+    What is given goes before what is made, as in a copy of the graph: it writes the same bytes.
+    """
     interface = {*graph.inputs, *graph.outputs}
-    return [value for value in graph.values() if value not in interface and _says_something(value)]
+    told = [value for value in graph.values() if value not in interface and _says_something(value)]
+    return sorted(told, key=lambda value: graph.producer(value) is not None)
 
 
 def _says_something(value: Value) -> bool:
