@@ -1,17 +1,20 @@
 """Pruning half of every exact group: how fast beside Torch-Pruning and onnxsim, how it grows, how far it reaches.
 
-    python benchmarks/pruning.py [--runs 3] [--peers DIR] [--parts speed growth reach]
+    python benchmarks/pruning.py [--runs 3] [--peers DIR] [--parts speed growth reach oracle]
 
 - speed: six models of the test zoo in true size. Seconds of shape inference, of the analysis of dimensions, of the
   whole `prune` pass (analysis and the default checks included); beside them Torch-Pruning's graph build alone and
   graph + init + step, and onnxsim's structured pruning, the peers in their defaults, at 50 %, on one thread.
 - growth: residual networks made in memory, in two sizes each.
-- reach: every model of the zoo's small, real and light groups. What is free, what is left of the parameters, and
-  whether onnx's checker, onnxruntime and TensorRT-RTX take the dense and the pruned model.
+- reach: every model of the zoo's small, real, light and full groups. What is free, what is left of the parameters, and
+  whether onnx's checker, onnxruntime and TensorRT-RTX (for a minute at most) take the dense and the pruned model.
+- oracle: the light and the full group. How far the outputs of the pruned model are from those of the dense one in which
+  the same units are masked.
 
 The peers live in a virtual environment of their own, made in DIR at the first run (and kept); `--peers none` does
 without. (PIP_EXTRA_INDEX_URL names an index with torch for processors alone, which is gigabytes smaller.) Each
-measurement has a process of its own, one after another. Medians go to the screen and, with every run, to
+measurement has a process of its own, one after another, on one thread. Seconds are those that the processor worked for
+it, so that what else the machine does counts little. Medians go to the screen and, with every run, to
 `results/pruning.json`; `--parts` replaces those parts there and leaves the others.
 """
 
@@ -41,7 +44,7 @@ MODELS = ("resnet50", "densenet121", "vgg16", "vit", "bert", "llama")
 GRAPHS = ("30 blocks of 512", "60 blocks of 512", "25,000 ops", "50,000 ops")
 GOALS = {"60 blocks of 512": "< 0.3 s", "50,000 ops": "< 10 s"}
 TAKERS = ("checker", "onnxruntime", "tensorrt-rtx")
-PARTS = ("speed", "growth", "reach")
+PARTS = ("speed", "growth", "reach", "oracle")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 Result = dict[str, Any]
 
@@ -115,11 +118,21 @@ def run_growth(runs: int, console: Console) -> Result:
 
 def run_reach(console: Console) -> Result:
     """Model -> groups, share kept, what takes it."""
-    names = ask_zoo("*zoo('small', 'real', 'light')")
+    return run_models("reach", "*zoo('small', 'real', 'light', 'full')", console)
+
+
+def run_oracle(console: Console) -> Result:
+    """Model -> error of the pruned beside the masked one."""
+    return run_models("oracle", "*zoo('light', 'full')", console)
+
+
+def run_models(part: str, question: str, console: Console) -> Result:
+    """One part for each of these models."""
+    names = ask_zoo(question)
     results: Result = {}
     for index, name in enumerate(names):
         with console.status(f"{name}, {index + 1} of {len(names)}"):
-            results[name] = ours("reach", name, 1)
+            results[name] = ours(part, name, 1)
     return results
 
 
@@ -203,6 +216,15 @@ def show_reach(results: Result, console: Console) -> None:
         console.print(f"- {', '.join(names)}: {reason}", markup=False, highlight=False)
 
 
+def show_oracle(results: Result, console: Console) -> None:
+    """One row for each model."""
+    table = Table("model", "free groups", "largest error / largest output", "remarks", title="Removing beside masking")
+    for name, result in results.items():
+        error = f"{result['error']:.1e}" if "error" in result else "-"
+        table.add_row(name, str(result.get("free", "-")), error, result.get("failure") or "")
+    console.print(table)
+
+
 def machine() -> Result:
     """What ran it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -217,6 +239,7 @@ def machine() -> Result:
         "cores": os.cpu_count(),
         "threads": 1,
         "memory_gib": round(memory / 2**30, 1),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "versions": versions,
     }
@@ -257,6 +280,10 @@ def main() -> None:
     if "reach" in options.parts:
         results["reach"] = run_reach(console)
         show_reach(results["reach"], console)
+        save(results)
+    if "oracle" in options.parts:
+        results["oracle"] = run_oracle(console)
+        show_oracle(results["oracle"], console)
         save(results)
 
 

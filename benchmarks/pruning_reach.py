@@ -1,6 +1,6 @@
 """What becomes of one model when half of every exact group is removed, and of large graphs; a process of its own each.
 
-    python pruning_reach.py speed|reach|growth NAME RUNS
+    python pruning_reach.py speed|reach|growth|oracle NAME RUNS
 
 Prints one line of JSON. `pruning.py` calls this and makes the tables.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
+from helpers.mask_oracle import analyse, choose, difference, free, masked, pruned
+from helpers.mask_oracle import run as outputs
 from helpers.zoo import random_feeds, zoo
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
@@ -34,6 +37,8 @@ from secateur.passes.manager import run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 
 PRUNE = "prune{ratio=0.5, dims=all, criterion=magnitude, repair=none, align=1}"
+LONGEST_BUILD = 60
+"""Seconds that an engine may take."""
 
 
 def parameters(graph: Graph) -> int:
@@ -45,13 +50,13 @@ def parameters(graph: Graph) -> int:
 
 def analysed(graph: Graph) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds of shape inference, analysis and the list of groups; and how many groups there are."""
-    start = time.perf_counter()
+    start = time.process_time()
     shapes = known(graph)
-    inferred = time.perf_counter()
+    inferred = time.process_time()
     found = dimensions(shapes)
-    walked = time.perf_counter()
+    walked = time.process_time()
     everything = groups(found)
-    listed = time.perf_counter()
+    listed = time.process_time()
     kernels = [group for group in everything if group.pin is not None and group.pin.endswith("a kernel of this size")]
     counts = {
         "ops": len(graph.ops()),
@@ -69,13 +74,13 @@ def speed(name: str, runs: int) -> dict[str, Any]:
     """Seconds of each step, fresh each time; `prune` is the whole pass, its own analysis and checks included."""
     graph = zoo("full")[f"{name}-full"]()
     warm(graph)
-    taken, counts, pruned = [], {}, graph
+    taken, counts, smaller = [], {}, graph
     for _ in range(runs):
         seconds, counts = analysed(graph)
-        start = time.perf_counter()
-        pruned = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
-        taken.append(seconds | {"prune": time.perf_counter() - start})
-    return {"runs": taken, **counts, "kept": parameters(pruned) / max(1, parameters(graph))}
+        start = time.process_time()
+        smaller = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
+        taken.append(seconds | {"prune": time.process_time() - start})
+    return {"runs": taken, **counts, "kept": parameters(smaller) / max(1, parameters(graph))}
 
 
 def warm(graph: Graph) -> None:
@@ -86,15 +91,41 @@ def warm(graph: Graph) -> None:
 
 
 def reach(name: str, runs: int) -> dict[str, Any]:
-    """Groups, parameters kept, and what takes the dense and the pruned model."""
-    graph = run_pipeline(zoo("small", "real", "light")[name](), parse_pipeline("clean"), runnable()).graph
+    """Groups, parameters kept, and what takes the dense and the pruned model.
+
+    Of models in true size the dense one is tried only where the pruned one is not taken.
+    """
+    graph = cleaned(name)
     _, counts = analysed(graph)
-    result: dict[str, Any] = {**counts, "dense": takers(graph)}
+    result: dict[str, Any] = {**counts, "parameters": parameters(graph)}
+    is_large = name in zoo("full")
+    if not is_large:
+        result["dense"] = takers(graph)
     try:
-        pruned = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
+        smaller = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
     except SecateurError as error:
         return result | {"failure": brief(error)}
-    return result | {"kept": parameters(pruned) / max(1, parameters(graph)), "pruned": takers(pruned)}
+    result |= {"kept": parameters(smaller) / max(1, parameters(graph)), "pruned": takers(smaller)}
+    if is_large and set(result["pruned"].values()) != {"ok"}:
+        result["dense"] = takers(graph)
+    return result
+
+
+def oracle(name: str, runs: int) -> dict[str, Any]:
+    """The largest error of an output, relative to its largest magnitude, between masking and removing half of all."""
+    graph, random = cleaned(name), np.random.default_rng(0)
+    kept = {number: choose(group.size, 0.5, random) for number, group in enumerate(free(analyse(graph)))}
+    feeds = random_feeds(graph)
+    try:
+        error = difference(outputs(masked(graph, kept), feeds), outputs(pruned(graph, kept), feeds))
+    except (SecateurError, AssertionError) as failure:
+        return {"free": len(kept), "failure": brief(failure)}
+    return {"free": len(kept), "error": error}
+
+
+def cleaned(name: str) -> Graph:
+    """A model of the zoo with its constants folded, as `compress` prunes it."""
+    return run_pipeline(zoo("small", "real", "light", "full")[name](), parse_pipeline("clean"), runnable()).graph
 
 
 def runnable() -> Context:
@@ -111,7 +142,7 @@ def takers(graph: Graph) -> dict[str, str]:
         checks: dict[str, Callable[[], None]] = {
             "checker": lambda: check(path),
             "onnxruntime": lambda: run(graph, feeds),
-            "tensorrt-rtx": lambda: build(path, feeds),
+            "tensorrt-rtx": lambda: within(LONGEST_BUILD, lambda: build(path, feeds)),
         }
         return {name: outcome(one).replace(folder, "...") for name, one in checks.items()}
 
@@ -127,8 +158,33 @@ def outcome(one: Callable[[], None]) -> str:
     return "ok"
 
 
+class Said(Exception):
+    """What a process said, as it is."""
+
+
+def within(seconds: int, one: Callable[[], None]) -> None:
+    """Runs something in a process of its own, which can be ended."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: writer.send(outcome(one)))
+    child.start()
+    writer.close()
+    done = reader.poll(seconds)
+    try:
+        said = reader.recv() if done else f"took longer than {seconds} s"
+    except EOFError:
+        said = "ended without a word"
+    if not done:
+        child.kill()
+    child.join()
+    if said != "ok":
+        raise Said(said)
+
+
 def brief(error: Exception) -> str:
     """An error in one line."""
+    if isinstance(error, Said):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:240]}"
 
@@ -202,16 +258,17 @@ def growth(name: str, runs: int) -> dict[str, Any]:
     for _ in range(runs):
         seconds, counts = analysed(graph)
         taken.append(seconds)
-    start = time.perf_counter()
-    pruned = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
-    taken[0]["prune"] = time.perf_counter() - start
-    return {"runs": taken, **counts, "kept": parameters(pruned) / max(1, parameters(graph))}
+    start = time.process_time()
+    smaller = run_pipeline(graph, parse_pipeline(PRUNE), Context()).graph
+    taken[0]["prune"] = time.process_time() - start
+    return {"runs": taken, **counts, "kept": parameters(smaller) / max(1, parameters(graph))}
 
 
 def main() -> None:
     """The command line."""
     what, name, runs = sys.argv[1:4]
-    print("RESULT " + json.dumps({"speed": speed, "reach": reach, "growth": growth}[what](name, int(runs))))
+    parts = {"speed": speed, "reach": reach, "growth": growth, "oracle": oracle}
+    print("RESULT " + json.dumps(parts[what](name, int(runs))))
 
 
 if __name__ == "__main__":

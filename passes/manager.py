@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from secateur.ir import Graph
@@ -108,7 +110,8 @@ class Manager:
             hook.before(step)
         before = self.graph.clone()
         try:
-            self._run(one, context, before)
+            with _settled():
+                self._run(one, context, before)
         except BaseException as error:
             self.graph, self.context.facts = before, Facts(before)
             if isinstance(error, SecateurError):
@@ -156,6 +159,19 @@ class Manager:
         broken = isinstance(error, PassError)
         message = str(error) if broken else f"{one.name} crashed: {type(error).__name__}: {error}"
         return PassError(message, reproducer=folder or None)
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Spares the garbage collector what is there already, models as a whole, while a pass makes many objects more."""
+    if gc.get_freeze_count():  # somebody else has done so, and will undo it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _check_honesty(one: Pass, rewrites: int, before: Snapshot, graph: Graph) -> None:

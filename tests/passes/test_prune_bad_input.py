@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from helpers.masking import mask_readers
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.ir import DataType, Graph, Header, Tensor, TensorType
 from secateur.ir.dims.groups import groups
-from secateur.ir.errors import TextError
+from secateur.ir.dims.shrink import shrink
+from secateur.ir.errors import RefusedError, TextError
 from secateur.ir.onnx_write import to_bytes
 from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
@@ -29,6 +32,14 @@ def prune(graph: Graph, text: str = "prune{align=1, dims=all}", seed: int = 0) -
     result = run_pipeline(graph, parse_pipeline(text), Context(runner=OnnxRuntimeRunner, seed=seed))
     assert to_bytes(graph) == before
     return result
+
+
+def remove(graph: Graph, name: str, kept: np.ndarray) -> None:
+    """Removes units of a group behind the pass's back, from a copy."""
+    copy = graph.clone()
+    found = dims(copy)
+    (group,) = [one for one in groups(found) if one.name == name]
+    shrink(copy, found, {group.dim: kept})
 
 
 def notes(result: Result) -> str:
@@ -54,6 +65,24 @@ def looped() -> Graph:
     body.graph.set_interface(outputs=[kept, *body.graph.outputs])
     value = net.op("Loop", count, go_on, value, body=body.graph, to="looped")
     return net.done((net.conv(value, "second", 5, 8, 1, 1), (1, 5, 4, 4)))
+
+
+def captured() -> Graph:
+    """Two convolutions; what is between them is read inside the body of a loop, too."""
+    net = Net("captured")
+    inner = net.conv(net.input("x", 1, 3, 4, 4), "first", 8, 3, 1, 1)
+    start = net.conv(net.input("z", 1, 3, 4, 4), "start", 8, 3, 1, 1)
+    count, go_on = net.constant("count", np.int64(3)), net.constant("go_on", np.bool_(True))
+    body = net.body("turn")
+    body.input("turn_number", dtype=DataType.INT64)
+    still, state = body.input("still", dtype=DataType.BOOL), body.input("state", 1, 8, 4, 4)
+    kept = body.op("Identity", still, to="kept")
+    kept.type = TensorType(DataType.BOOL, ())
+    body.done((body.op("Add", state, inner, to="moved"), (1, 8, 4, 4)))
+    body.graph.set_interface(outputs=[kept, *body.graph.outputs])
+    looped = net.op("Loop", count, go_on, start, body=body.graph, to="looped")
+    both = net.op("Sub", net.conv(inner, "second", 5, 8, 1, 1), net.conv(looped, "third", 5, 8, 1, 1), to="both")
+    return net.done((both, (1, 5, 4, 4)))
 
 
 def dynamic() -> Graph:
@@ -120,12 +149,56 @@ def test_a_loop_is_left_alone_and_named() -> None:
     assert "second.weight:1 keeps its 8" in notes(result)
 
 
+def test_what_a_body_reads_from_outside_is_left_alone_and_named() -> None:
+    graph = captured()
+    inner = next(op for op in graph.ops() if op.op_type == "Conv").output.name
+    result = prune(graph)
+    assert to_bytes(result.graph) == to_bytes(graph)
+    assert f"first.weight:0 keeps its 8: {inner!r} is read inside a body of Loop '/looped'" in notes(result)
+    assert "start.weight:0 keeps its 8: Loop '/looped' has a body" in notes(result)
+    with pytest.raises(RefusedError, match="read inside a body of Loop '/looped'"):
+        remove(graph, "first.weight:0", np.arange(4))
+
+
 def test_an_axis_of_unknown_size_is_left_alone_and_named() -> None:
     graph = dynamic()
     result = prune(graph)
     assert to_bytes(result.graph) == to_bytes(graph)
     (note,) = [line for line in notes(result).splitlines() if line.startswith("first.weight:0 keeps its 8")]
-    assert "Add '/sum'" in note
+    assert "Add '/sum' takes it for 'channels', an axis whose size is not known before run time" in note
+    with pytest.raises(RefusedError, match="cannot be pruned: Add '/sum' takes it for 'channels'"):
+        remove(graph, "first.weight:0", np.arange(4))
+
+
+def test_nothing_and_what_is_not_there_cannot_be_kept() -> None:
+    graph = Convolutions().conv(8, pads=PADS).op("Relu").conv(5).done()
+    for kept, words in (
+        ([], "nothing of the dimension of 8"),
+        ([0, 8], "must rise from 0 to 7"),
+        ([3, 3], "must rise"),
+        ([-1, 0], "must rise"),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            remove(graph, "w:0", np.array(kept, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        ({"w:0": 0}, "has 8 units, and cannot keep 0"),
+        ({"w:0": []}, "has 8 units, and none would be left"),
+        ({"w:0": [1, 8]}, r"must rise from 0 to 7, got \[1, 8\]"),
+        ({"w:7": 3}, "no group 'w:7'"),
+        ({"w:1": 2}, "the group 'w:1' cannot be pruned: 'x' is an input of the model"),
+    ],
+)
+def test_units_that_cannot_be_kept_are_refused_by_name(tmp_path: Path, units: dict[str, Any], words: str) -> None:
+    graph = Convolutions().conv(8, pads=PADS).op("Relu").conv(5).done()
+    before, path = to_bytes(graph), tmp_path / "units.json"
+    path.write_text(json.dumps(units))
+    with pytest.raises(RefusedError, match=words):
+        prune(graph, f'prune{{units="{path}"}}')
+    assert to_bytes(graph) == before
 
 
 @pytest.mark.parametrize(("size", "block", "ratio", "kept"), [(32, 16, 0.5, 16), (32, 8, 0.3, 24), (32, 16, 0.3, 32)])

@@ -21,12 +21,14 @@ from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.prune.facts import dims
 
 MODELS = zoo("small", "real")
+LIGHT = zoo("light")
+"""In true width, filled with random numbers; `benchmarks/pruning.py --parts oracle` takes models in true size, too."""
 
 
 @cache
 def _cleaned(name: str) -> Graph:
     """As `compress` would prune it: constants folded, so that fewer sizes are unknown."""
-    return run_pipeline(MODELS[name](), parse_pipeline("clean"), Context(runner=OnnxRuntimeRunner)).graph
+    return run_pipeline({**MODELS, **LIGHT}[name](), parse_pipeline("clean"), Context(runner=OnnxRuntimeRunner)).graph
 
 
 def _free(found: Dimensions) -> list[Group]:
@@ -87,3 +89,11 @@ def test_one_group_at_a_time(name: str) -> None:
         difference = _difference(name, 0.25, slice(index, index + 1), index)
         assert difference is not None
         assert difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIGHT)
+def test_half_of_everything_in_true_width(name: str) -> None:
+    difference = _difference(name, 0.5, slice(None), 1)
+    assert difference is not None
+    assert difference < 1e-4
