@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -46,6 +47,8 @@ class Group:
         parameters: weight elements that go with one index.
         pin: why none may go; None where they may.
         inexact: why removing is more than masking; None where it is not.
+        name: its first weight and the axis, the stride where there is one, and a number where ops that share a weight
+            have several groups there: unique, and stable across runs.
     """
 
     dim: Dim
@@ -54,12 +57,7 @@ class Group:
     parameters: int
     pin: str | None
     inexact: str | None
-
-    @property
-    def name(self) -> str:
-        """The first weight that makes it and the axis: stable across runs."""
-        first = self.weights[0]
-        return f"{first.weight.name}:{first.axis}" + (f"/{first.stride}" if first.stride > 1 else "")
+    name: str
 
     @property
     def ops(self) -> list[Op]:
@@ -84,11 +82,19 @@ def groups(dimensions: Dimensions) -> list[Group]:
     for dim, branches in dimensions.branches.items():
         weights = [value.const.size for branch in branches for value in branch.weights if value.const is not None]
         parameters[dim] = parameters.get(dim, 0) + sum(weights) // (dim.size or 1)
-    return [
-        Group(dim, dim.size, tuple(weights), parameters[dim], dim.pin, dim.inexact)
-        for dim, weights in found.items()
-        if dim.size is not None and dim.size > 1
-    ]
+    named: Counter[str] = Counter()
+    made = []
+    for dim, occurrences in found.items():
+        if dim.size is not None and dim.size > 1:
+            name = _place(occurrences[0])
+            named[name] += 1
+            name += f"#{named[name]}" if named[name] > 1 else ""
+            made.append(Group(dim, dim.size, tuple(occurrences), parameters[dim], dim.pin, dim.inexact, name))
+    return made
+
+
+def _place(first: Occurrence) -> str:
+    return f"{first.weight.name}:{first.axis}" + (f"/{first.stride}" if first.stride > 1 else "")
 
 
 def _is_weight(dimensions: Dimensions, use: Use) -> bool:
