@@ -55,6 +55,7 @@ class Gram:
         mean: [d] weighted mean of x.
         target_mean: [m] weighted mean of y.
         absmax: [d] largest |x| of each column, whatever its weight.
+        absmean: [d] weighted mean of |x|.
     """
 
     def __init__(self, width: int, target_width: int = 0) -> None:
@@ -67,6 +68,7 @@ class Gram:
         self.mean: Array = np.zeros(width)
         self.target_mean: Array = np.zeros(target_width)
         self.absmax: Array = np.zeros(width)
+        self.absmean: Array = np.zeros(width)
         # About the means. Of _xx only the lower triangle is kept, column-major, so that BLAS adds to it in place.
         self._xx: Array = np.zeros((width, width), order="F")
         self._xy: Array = np.zeros((width, target_width))
@@ -95,10 +97,14 @@ class Gram:
             self._add(inputs[start : start + step], targets[start : start + step], float(weight))
 
     def _add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], weight: float) -> None:
-        np.maximum(self.absmax, np.maximum(x.max(axis=0), -x.min(axis=0).astype(np.float64)), out=self.absmax)
+        # The smallest integer has no absolute value of its own type.
+        sizes = np.abs(x if x.dtype.kind == "f" else x.astype(np.float64))
+        np.maximum(self.absmax, sizes.max(axis=0), out=self.absmax)
         self.rows += len(x)
         if weight == 0:
             return
+        share = weight * len(x) / (self.count + weight * len(x))
+        self.absmean += share * (sizes.mean(axis=0, dtype=np.float64) - self.absmean)
         mean, target_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
         deviation, pull = self._join_mean(weight * len(x), mean, target_mean)
         # The shift between the old mean and that of these rows is one more row of deviations.
@@ -138,11 +144,21 @@ class Gram:
         self.rows += other.rows
         if other.count == 0:
             return
+        self.absmean += other.count / (self.count + other.count) * (other.absmean - self.absmean)
         deviation, pull = self._join_mean(other.count, other.mean, other.target_mean)
         self._xx += other._xx
         self._xx = dsyrk(1.0, deviation[:, None], beta=1.0, c=self._xx, lower=1, overwrite_c=1)
         self._xy += other._xy + np.outer(deviation, pull)
         self._yy += other._yy + pull**2
+
+    def with_targets_scaled(self, factors: Array) -> Gram:
+        """The Gram of the same rows with each target y_i times `factors[i]`."""
+        scaled = Gram(self.width, self.target_width)
+        scaled.rows, scaled.count, scaled.mean, scaled.absmax = self.rows, self.count, self.mean, self.absmax
+        scaled._xx = self._xx.copy(order="F")
+        scaled.target_mean, scaled._xy = self.target_mean * factors, self._xy * factors
+        scaled._yy = self._yy * factors**2
+        return scaled
 
     @property
     def xx(self) -> Array:
@@ -169,6 +185,11 @@ class Gram:
         """[d] weighted variance of x, 0 without rows."""
         return self._xx.diagonal() / (self.count or 1.0)
 
+    @property
+    def target_variance(self) -> Array:
+        """[m] weighted variance of y, 0 without rows."""
+        return self._yy / (self.count or 1.0)
+
     def raw(self) -> Moments:
         """The moments about zero."""
         return Moments(self.count, self.xx, self.xy, self.yy)
@@ -193,6 +214,7 @@ class Gram:
             "mean": self.mean.copy(),
             "target_mean": self.target_mean.copy(),
             "absmax": self.absmax.copy(),
+            "absmean": self.absmean.copy(),
             "xx": self._square(0.0),
             "xy": self._xy.copy(),
             "yy": self._yy.copy(),
@@ -209,7 +231,8 @@ class Gram:
             mean, target_mean = np.asarray(state["mean"]), np.asarray(state["target_mean"])
             gram = cls(mean.size, target_mean.size)
             gram.rows, gram.count = int(state["rows"]), float(state["count"])
-            gram.mean[:], gram.target_mean[:], gram.absmax[:] = mean, target_mean, state["absmax"]
+            gram.mean[:], gram.target_mean[:] = mean, target_mean
+            gram.absmax[:], gram.absmean[:] = state["absmax"], state["absmean"]
             gram._xx[:], gram._xy[:], gram._yy[:] = np.tril(state["xx"]), state["xy"], state["yy"]
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"these are not the arrays of a Gram: {error}", hint="capture it again") from error

@@ -12,7 +12,7 @@ import numpy as np
 from secateur.calib.batches import Source
 from secateur.ir import Graph, Op
 from secateur.ir.errors import BackendError, DataError
-from secateur.ir.runner import RunnerFactory
+from secateur.ir.runner import DifferentiatorFactory, RunnerFactory
 from secateur.passes.facts import Facts
 from secateur.passes.manifest import Manifest
 from secateur.passes.report import Entry
@@ -37,6 +37,8 @@ class Context:
     facts: Facts = field(default_factory=lambda: Facts(Graph()))
     runner: RunnerFactory | None = None
     """Runs the graph, or a part of it."""
+    differentiator: DifferentiatorFactory | None = None
+    """Tells how much the model's answers depend on values inside."""
     source: Source | None = None
     """Calibration data; every walk over it gives the same batches."""
     seed: int = 0
@@ -72,6 +74,18 @@ class Context:
         if self.runner is None:
             raise BackendError(f"{who} runs the model, but no runtime was given", hint="pip install 'secateur[run]'")
         return self.runner
+
+    def needed_differentiator(self, who: str) -> DifferentiatorFactory:
+        """What differentiates the model, for a pass that cannot do without it.
+
+        Raises:
+            BackendError: none was handed in.
+        """
+        if self.differentiator is None:
+            raise BackendError(
+                f"{who} needs gradients, but nothing that gives them", hint="pip install 'secateur[torch]'"
+            )
+        return self.differentiator
 
     def needed_source(self, who: str) -> Source:
         """The calibration data, for a pass that cannot do without it.

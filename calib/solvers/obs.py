@@ -15,9 +15,11 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from secateur.calib.solvers.least_squares import Indices
+from secateur.calib.solvers.obs_greedy import Surgeon, remove_greedily
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -30,12 +32,16 @@ def damped_inverse(xx: Array, damping: float = 0.01) -> Array:
     """
     silent = xx.diagonal() == 0
     ridge = np.where(silent, 1.0, damping * float(np.mean(xx.diagonal())))
-    try:
-        factor = cho_factor(xx + np.diag(ridge), lower=True)
-    except LinAlgError as error:
-        raise ValueError(f"the Gram matrix is singular with damping {damping}: {error}") from error
-    inverse: Array = cho_solve(factor, np.eye(len(xx)))
-    return (inverse + inverse.T) / 2
+    # Symmetric: the transpose of row-major numbers is column-major, as LAPACK wants them.
+    damped = np.array(xx, dtype=np.float64, order="C").T
+    np.einsum("ii->i", damped)[...] += ridge
+    factor, failed = dpotrf(damped, lower=1, overwrite_a=1)
+    if failed:
+        raise ValueError(f"the Gram matrix is singular with damping {damping}: pivot {failed - 1} is not positive")
+    lower, _ = dpotri(factor, lower=1, overwrite_c=1)
+    inverse: Array = lower + lower.T
+    np.fill_diagonal(inverse, lower.diagonal())
+    return inverse
 
 
 def removal_costs(weight: Array, inverse: Array, units: Indices) -> Array:
@@ -68,19 +74,21 @@ def remove_columns(weight: Array, inverse: Array, columns: npt.ArrayLike) -> tup
     return updated, downdated
 
 
+def compensated(weight: Array, inverse: Array, columns: npt.ArrayLike) -> Array:
+    """Weights [n, d] that make up for the removal of columns, which become zero; H^-1 stays that of all columns."""
+    removed = np.asarray(columns, dtype=np.intp)
+    factor = cho_factor(inverse[np.ix_(removed, removed)], lower=True)
+    kept = np.setdiff1d(np.arange(len(inverse)), removed)
+    updated = np.zeros(weight.shape)
+    updated[:, kept] = weight[:, kept] - cho_solve(factor, weight[:, removed].T).T @ inverse[np.ix_(removed, kept)]
+    return updated
+
+
 def remove_cheapest(weight: Array, inverse: Array, units: Indices, count: int) -> tuple[Indices, Array]:
     """Removes `count` units one at a time, each time the one that then costs least: (their numbers in order, weights).
 
     Raises:
         ValueError: `count` is not within 0..u.
     """
-    if not 0 <= count <= len(units):
-        raise ValueError(f"count must be within 0..{len(units)}, got {count}")
-    live = np.ones(len(units), dtype=bool)
-    order = np.empty(count, dtype=np.intp)
-    for step in range(count):
-        candidates = np.flatnonzero(live)
-        order[step] = candidates[int(np.argmin(removal_costs(weight, inverse, units[candidates])))]
-        live[order[step]] = False
-        weight, inverse = remove_columns(weight, inverse, units[order[step]])
-    return order, weight
+    order, _ = remove_greedily([Surgeon(weight, inverse, list(units))], count)
+    return order, compensated(weight, inverse, units[order].reshape(-1)) if count else weight

@@ -77,8 +77,11 @@ def _gemm(op: Op, inputs: list[Shape | None], outputs: list[Shape | None]) -> in
 
 @_register("MatMul")
 def _matmul(op: Op, inputs: list[Shape | None], outputs: list[Shape | None]) -> int | None:
-    left, made = inputs[0], outputs[0]
-    return None if not left or made is None else math.prod(made) * left[-1]
+    left, right, made = inputs[0], inputs[1], outputs[0]
+    if not left or not right or made is None:
+        return None
+    # One of the two may not say how long the axis is that they are summed over.
+    return math.prod(made) * max(left[-1], right[-2] if len(right) > 1 else right[0])
 
 
 @_register("LSTM", "GRU", "RNN")

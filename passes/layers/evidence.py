@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,9 +23,13 @@ from secateur.ir.graph import Graph
 from secateur.ir.node import Value
 from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
+from secateur.passes.layers.matrix import added_bias
+from secateur.passes.layers.rows import Rows
 
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
+
+_Fetched: TypeAlias = Mapping[str, NDArray[Any]]
 
 HELD_OUT = 5
 """One sample in this many is not fitted on, but judges the fit."""
@@ -35,11 +39,21 @@ HELD_OUT = 5
 class Evidence:
     """Moments of a layer's inputs [rows, columns] and targets [rows, outputs], bias included.
 
-    Coefficients are [columns, outputs], the transpose of a layer's matrix.
+    Coefficients are [columns, outputs], the transpose of a layer's matrix. Samples of the rows themselves, of those to
+    fit and of those held out, are empty unless they were asked for.
     """
 
     fit: Gram
     held_out: Gram
+    rows: Rows = field(default_factory=lambda: Rows(0, ()))
+    held_out_rows: Rows = field(default_factory=lambda: Rows(0, ()))
+
+    def together(self) -> Gram:
+        """Moments of all samples, those that were held out among them."""
+        both = Gram(self.fit.width, self.fit.target_width)
+        both.merge(self.fit)
+        both.merge(self.held_out)
+        return both
 
     def moments(self, with_bias: bool) -> Moments:
         """What a fit is made from: about the means where a bias takes those up, about zero where there is none."""
@@ -60,21 +74,36 @@ class Evidence:
         variance = float(np.sum(centered.yy))
         return squared / variance if variance > 0 else float(squared > 0)
 
+    def judge(
+        self, candidates: Sequence[tuple[Array, Array | None]], columns: Indices | None = None
+    ) -> tuple[int, float]:
+        """Which candidate (coefficients, bias) has the smallest error, and that error; of equals the first."""
+        errors = [self.error(coefficients, bias, columns) for coefficients, bias in candidates]
+        chosen = int(np.argmin(errors))
+        return chosen, errors[chosen]
+
     def best(
         self, candidates: Sequence[tuple[Array, Array | None]], columns: Indices | None = None
     ) -> tuple[Array, Array | None, float]:
         """The candidate (coefficients, bias) of the smallest error, and that error; of equals the first."""
-        errors = [self.error(coefficients, bias, columns) for coefficients, bias in candidates]
-        chosen = int(np.argmin(errors))
-        return *candidates[chosen], errors[chosen]
+        chosen, error = self.judge(candidates, columns)
+        return *candidates[chosen], error
 
 
 @dataclass(frozen=True)
 class _Target:
-    """`target = dense[total] - present[shortcut]`; without a shortcut, the dense output itself."""
+    """`target = dense[total] - present[shortcut] - constant`; without a shortcut, the dense output itself."""
 
     total: str
-    shortcut: str | None
+    shortcut: str | None = None
+    constant: Array | None = None
+
+    def of(self, now: _Fetched, then: _Fetched) -> NDArray[Any]:
+        """The target, from what the present and the dense model have."""
+        wanted = then[self.total]
+        if self.shortcut is not None:
+            wanted = wanted - now[self.shortcut]
+        return wanted if self.constant is None else wanted - self.constant
 
 
 @dataclass(frozen=True)
@@ -94,7 +123,9 @@ class Streams:
         return cls(part, part if dense is present else Part(dense, source))
 
 
-def gather(streams: Streams, uses: Sequence[WeightUse], context: Context, positions: int) -> list[Evidence]:
+def gather(
+    streams: Streams, uses: Sequence[WeightUse], context: Context, positions: int, rows: int = 0
+) -> list[Evidence]:
     """Runs both models over the calibration data once, and gathers moments for each layer.
 
     Args:
@@ -102,13 +133,17 @@ def gather(streams: Streams, uses: Sequence[WeightUse], context: Context, positi
         uses: layers of the present model.
         context: runner and seed.
         positions: output positions to sample of each image (0 takes all); the same for inputs and targets.
+        rows: how many rows to keep as they are beside the moments, and a quarter as many of those held out.
 
     Raises:
         DataError: a value is NaN or infinite, or there is no data.
         BackendError: no runtime was given.
     """
     targets = [_target(streams.present.graph, use) for use in uses]
-    grams = [Evidence(_gram(use), _gram(use)) for use in uses]
+    grams = [
+        Evidence(_gram(use), _gram(use), Rows(rows, (context.seed, 0)), Rows(rows // 4, (context.seed, 1)))
+        for use in uses
+    ]
     reads = {use.data.name for use in uses}
     shortcuts = {target.shortcut for target in targets if target.shortcut is not None}
     totals = {target.total for target in targets}
@@ -116,21 +151,19 @@ def gather(streams: Streams, uses: Sequence[WeightUse], context: Context, positi
     for index, weight, now, then in _steps(streams, sorted(reads | shortcuts), sorted(totals), context):
         samples = 0
         for use, target, evidence in zip(uses, targets, grams, strict=True):
-            wanted = then[target.total]
-            if target.shortcut is not None:
-                wanted = wanted - now[target.shortcut]
+            wanted = target.of(now, then)
             read = now[use.data.name]
             samples = len(read)
-            for held_out, gram in ((False, evidence.fit), (True, evidence.held_out)):
+            parts = ((False, evidence.fit, evidence.rows), (True, evidence.held_out, evidence.held_out_rows))
+            for held_out, gram, kept in parts:
                 chosen = (np.arange(seen, seen + samples) % HELD_OUT == HELD_OUT - 1) == held_out
                 if chosen.any():
-                    rows = _Rows(use, positions, (context.seed, index, int(held_out)))
-                    rows.add(gram, read[chosen], wanted[chosen], weight)
+                    found = _rows(use, read[chosen], wanted[chosen], positions, (context.seed, index, int(held_out)))
+                    for x, y in found:
+                        gram.update(x, y, weight)
+                        kept.update(x, y)
         seen += samples
     return grams
-
-
-_Fetched: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def _steps(
@@ -152,29 +185,22 @@ def _steps(
             yield index, batch.weight, now.run(batch.feeds), then.run(other.feeds)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Turns what a layer reads and gives into rows of a Gram."""
-
-    use: WeightUse
-    positions: int
-    seed: tuple[int, ...]
-
-    def add(self, gram: Gram, read: NDArray[Any], wanted: NDArray[Any], weight: float) -> None:
-        if len(self.use.tensor.shape) == 2:
-            x = np.moveaxis(read, self.use.data_axis, -1)
-            y = np.moveaxis(wanted, self.use.output_axis, -1)
-            gram.update(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), weight)
-            return
-        geometry = ConvGeometry.of(
-            self.use.tensor.shape, {name: one.value for name, one in self.use.op.attributes.items()}
-        )
-        chosen: Positions | None = None
-        if self.positions:
-            chosen = sample_positions(len(read), wanted.shape[2:], self.positions, self.seed)
-        targets = output_rows(wanted, chosen)
-        for rows, chunk in iterate_patches(read, geometry, chosen):
-            gram.update(chunk[0], targets[rows], weight)
+def _rows(
+    use: WeightUse, read: NDArray[Any], wanted: NDArray[Any], positions: int, seed: tuple[int, ...]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """What a layer reads and should give as rows, in chunks."""
+    if len(use.tensor.shape) == 2:
+        x = np.moveaxis(read, use.data_axis, -1)
+        y = np.moveaxis(wanted, use.output_axis, -1)
+        yield x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        return
+    geometry = ConvGeometry.of(use.tensor.shape, {name: one.value for name, one in use.op.attributes.items()})
+    chosen: Positions | None = None
+    if positions:
+        chosen = sample_positions(len(read), wanted.shape[2:], positions, seed)
+    targets = output_rows(wanted, chosen)
+    for rows, chunk in iterate_patches(read, geometry, chosen):
+        yield chunk[0], targets[rows]
 
 
 def _gram(use: WeightUse) -> Gram:
@@ -182,13 +208,18 @@ def _gram(use: WeightUse) -> Gram:
 
 
 def _target(graph: Graph, use: WeightUse) -> _Target:
-    """Where the layer's output has one reader, which adds it to a tensor of the same kind, that is a shortcut."""
-    made = use.op.output
+    """Where the layer's output, with a bias or without, is added to a tensor that is a shortcut, and goes nowhere else.
+
+    The bias that an Add of its own gives a MatMul now is taken off again: targets are those of the op.
+    """
+    made, constant = use.op.output, None
+    if (added := added_bias(graph, use)) is not None:
+        made, constant = added.op.output, added.array
     readers = graph.uses(made)
     if len(readers) == 1 and made not in graph.outputs:
         op, port = readers[0]
         if op.key == ("", "Add"):
             other: Value | None = op.inputs[1 - port]
             if other is not None and graph.constant(other) is None:
-                return _Target(op.output.name, other.name)
-    return _Target(made.name, None)
+                return _Target(op.output.name, other.name, constant)
+    return _Target(made.name, None, constant)

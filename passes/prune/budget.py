@@ -11,7 +11,7 @@ from secateur.ir.errors import RefusedError
 from secateur.passes.prune.costs import Resource
 
 _SUFFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_WRITTEN = re.compile(r"(?P<resource>[a-z]+):(?P<number>[0-9.]+(?:e[0-9]+)?)(?P<suffix>[kMGT]?)")
+_WRITTEN = re.compile(r"(?P<resource>[a-z]+):(?P<number>[0-9]*\.?[0-9]+(?:e[0-9]+)?)(?P<suffix>[kMGT]?)")
 
 
 @dataclass(frozen=True)

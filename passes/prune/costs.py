@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from secateur.ir.dims.algebra import Dim, Layout, find, leaves
@@ -12,6 +14,8 @@ from secateur.ir.dims.axes import Layouts, Use
 from secateur.ir.node import Op
 from secateur.ir.rules.cost import cost
 from secateur.ir.rules.weights import weight_use
+
+RECURRENT = frozenset({("", "LSTM"), ("", "GRU"), ("", "RNN")})
 
 Resource: TypeAlias = Literal["params", "bytes", "macs"]
 Sizes: TypeAlias = Mapping[Dim, int]
@@ -50,9 +54,17 @@ class Costs:
         """What one index of a leaf is worth while everything else is as it is."""
         leaf = find(dim)
         assert leaf.size is not None
-        mine = [term for term in self._terms if any(leaf in leaves(axis) for axis in term.axes)]
         less = {leaf: leaf.size - 1}
-        return sum(term.amount * (1 - _share(term.axes, less)) for term in mine)
+        return sum(term.amount * (1 - _share(term.axes, less)) for term in self._of.get(leaf, ()))
+
+    @cached_property
+    def _of(self) -> Mapping[Dim, list[_Term]]:
+        """For each leaf the terms that it is part of."""
+        found: dict[Dim, list[_Term]] = {}
+        for term in self._terms:
+            for leaf in dict.fromkeys(leaf for axis in term.axes for leaf in leaves(axis)):
+                found.setdefault(leaf, []).append(term)
+        return found
 
 
 def _share(axes: Iterable[Layout], sizes: Sizes) -> float:
@@ -83,7 +95,7 @@ def _free(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
 
 def _weights(dimensions: Dimensions, resource: Resource) -> Iterable[_Term]:
     """Each constant once, as its first reader sees it."""
-    seen = set()
+    seen, experts = set(), _experts(dimensions)
     for place, layouts in dimensions.layouts.items():
         if not isinstance(place, Use):
             continue
@@ -93,12 +105,49 @@ def _weights(dimensions: Dimensions, resource: Resource) -> Iterable[_Term]:
             continue
         seen.add(value)
         amount = tensor.size if resource == "params" else tensor.size * tensor.dtype.bits / 8
-        yield _Term(amount, _free(layouts))
+        yield _Term(amount, _free((*layouts, *experts.get(place.op, ()))))
 
 
 def _operations(dimensions: Dimensions) -> Iterable[_Term]:
+    experts = _experts(dimensions)
     for op, macs in cost(dimensions.known).macs.items():
-        yield _Term(macs, _free(_involved(dimensions, op)))
+        parts = _parts(dimensions, op)
+        whole = sum(share for share, _ in parts) or 1.0
+        for share, layouts in parts:
+            yield _Term(macs * share / whole, _free((*layouts, *experts.get(op, ()))))
+
+
+def _experts(dimensions: Dimensions) -> Mapping[Op, tuple[Layout, ...]]:
+    """For ops that go with one index of a dimension, that dimension: of its branches each is taken for the mean."""
+    found: dict[Op, tuple[Layout, ...]] = {}
+    for dim, branches in dimensions.branches.items():
+        for op in (op for branch in branches for op in branch.ops):
+            found[op] = (*found.get(op, ()), (dim,))
+    return found
+
+
+def _parts(dimensions: Dimensions, op: Op) -> list[tuple[float, Layouts]]:
+    """What an op's multiply-accumulates are the sum of: each part's size, and the axes that it is in proportion to.
+
+    Of axes only those that can shrink need be there.
+    """
+    known, layouts = dimensions.known, dimensions.layouts
+
+    def size(port: int) -> float:
+        shape = known.shape(op.input(port)) or ()
+        return math.prod(dim if isinstance(dim, int) else 1 for dim in shape)
+
+    if op.key in RECURRENT:
+        return [(size(port), layouts.get(Use(op, port), [])) for port in (1, 2)]
+    if op.key == ("", "Attention"):
+        # Queries with keys, and what comes of it with values; the output is as wide as those.
+        made = known.shape(op.output) or ()
+        read, written = op.input(0), op.output
+        return [
+            (size(0), [] if read is None else layouts.get(read, [])),
+            (math.prod(dim if isinstance(dim, int) else 1 for dim in made), layouts.get(written, [])),
+        ]
+    return [(1.0, _involved(dimensions, op))]
 
 
 def _involved(dimensions: Dimensions, op: Op) -> Layouts:

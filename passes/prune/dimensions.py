@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from secateur.ir.dims.analysis import Dimensions
-from secateur.ir.dims.axes import Use
-from secateur.ir.dims.groups import Group, groups
+from secateur.ir.dims.groups import groups
 from secateur.ir.dims.kinds import Roles
-from secateur.ir.dims.shrink import shrink
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
-from secateur.passes.layers.evidence import Evidence, Streams, gather
-from secateur.passes.layers.matrix import write_layer
-from secateur.passes.layers.stages import walk
 from secateur.passes.prune import allocation, criteria, repair
-from secateur.passes.prune.alignment import remark
 from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.facts import dims
-from secateur.passes.prune.plan import Plan, Wishes, plan
-from secateur.passes.prune.problem import Problem, problem_of
-from secateur.passes.prune.ranking import Ranking
-from secateur.passes.prune.selection import Given, Kinds, chosen, named, read_units
-from secateur.passes.prune.units import Units, units_of
-
-Place = tuple[Use, int, int]
-Kept = NDArray[np.int64]
+from secateur.passes.prune.plan import Wishes
+from secateur.passes.prune.selection import Kinds, chosen, named, read_units
+from secateur.passes.prune.units import units_of
+from secateur.passes.prune.work import Methods, Work
 
 
 @dataclass(frozen=True)
@@ -66,6 +51,8 @@ class Prune(Pass):
     """What decides which units go; auto is lasso with data and magnitude without."""
     allocation: str = "uniform"
     """How the share is spread over groups: uniform, incremental with depth, or global by loss for what is saved."""
+    weighting: Literal["none", "fisher"] = "none"
+    """What errors of layers count: their share of what the layer gives, or what they do to the model's answers."""
     repair: str = "auto"
     """What mends the readers; auto is least squares with data and none without."""
     least: float = 0.0
@@ -98,138 +85,33 @@ class Prune(Pass):
         """Decides group by group on masked weights, then removes everything at once; returns the groups that shrank."""
         self._check_data(context)
         given = read_units(self.units) if self.units else None
-        dense = graph.clone() if context.source is not None else graph
         found = context.facts.get(dims)
-        all_groups = groups(found)
+        every = groups(found)
         if given is None:
-            wanted = chosen(all_groups, Roles(found), self.dims, self.exact, context)
+            wanted = chosen(every, Roles(found), self.dims, self.exact, context)
         else:
-            wanted = named(all_groups, given, self.exact)
-        plans = self._plan(graph, found, [units_of(found, group) for group in wanted], given, context)
-        kept: dict[Place, Kept] = {}
-
-        def decide(which: int, evidence: Sequence[Evidence] | None) -> None:
-            one = plans[which]
-            context.progress("prune", which, len(plans))
-            if context.allow("prune", one.units.group.weights[0].use.op):
-                problem = self._problem(found, one.units, evidence, context)
-                kept[_place(one.units.group)] = self._decide(graph, one, problem, context)
-
-        self._visit(graph, dense, [one.units for one in plans], context, decide)
-        context.progress("prune", len(plans), len(plans))
-        if kept:
-            self._remove(graph, kept, context)
-        return len(kept)
+            wanted = named(every, given, self.exact)
+        work = Work(graph, found, self._methods(context), context)
+        wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
+        return work.prune([units_of(found, group) for group in wanted], wishes, given)
 
     def _check_data(self, context: Context) -> None:
         if context.source is not None:
             return
-        needs_data = self.criterion not in {"auto", *criteria.DATA_FREE} or self.repair not in {
-            "auto",
-            *repair.DATA_FREE,
-        }
-        if needs_data:
+        criterion = "magnitude" if self.criterion == "auto" else self.criterion
+        needs_data = not criteria.is_data_free(criterion) or self.repair not in {"auto", *repair.DATA_FREE}
+        if needs_data or self.weighting != "none":
             raise RefusedError(
                 f"{self} needs calibration data, but none was given",
                 hint="give --data, or prune{criterion=magnitude, repair=none}",
             )
-        how = "at random" if self.criterion == "random" else "by magnitude"
-        context.note(f"no calibration data: units are chosen {how}, and nothing is repaired")
+        how = "at random" if criterion == "random" else f"by {criterion}"
+        mended = "repaired from weights alone" if self.repair in repair.FROM_MAKERS else "nothing is repaired"
+        context.note(f"no calibration data: units are chosen {how}, and {mended}")
 
-    def _plan(
-        self, graph: Graph, found: Dimensions, wanted: list[Units], given: Given | None, context: Context
-    ) -> list[Plan]:
-        """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
-        losses: dict[int, Ranking] = {}
-        if given is None and self.allocation in allocation.BY_LOSS:
-
-            def score(which: int, evidence: Sequence[Evidence] | None) -> None:
-                context.progress("score", which, len(wanted))
-                problem = self._problem(found, wanted[which], evidence, context)
-                losses[which] = criteria.CRITERIA[self._criterion(context)](problem, problem.size - 1)
-
-            self._visit(graph, graph, wanted, context, score)
-        plans = []
-        wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
-        for one in plan(found, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
-            if one.keep < one.units.group.size:
-                plans.append(one)
-            else:
-                context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
-        return plans
-
-    def _visit(
-        self,
-        graph: Graph,
-        dense: Graph,
-        wanted: Sequence[Units],
-        context: Context,
-        visit: Callable[[int, Sequence[Evidence] | None], None],
-    ) -> None:
-        """Calls `visit` with each group and what the data says of its readers, in an order fit for repairing."""
-        if context.source is None:
-            for which in range(len(wanted)):
-                visit(which, None)
-            return
-
-        def look(which: int, streams: Streams) -> None:
-            uses = [reader.use for reader in wanted[which].readers]
-            visit(which, gather(streams, uses, context, self.positions) if uses else None)
-
-        jobs = [[reader.use.op for reader in one.readers] or one.group.ops for one in wanted]
-        walk(graph, dense, jobs, context, look)
-
-    def _problem(
-        self, found: Dimensions, units: Units, evidence: Sequence[Evidence] | None, context: Context
-    ) -> Problem:
-        return problem_of(found.known, units, evidence, context.random(units.group.name), self.damping)
-
-    def _decide(self, graph: Graph, one: Plan, problem: Problem, context: Context) -> Kept:
-        """Chooses what to keep of one group, and gives its readers their new numbers."""
-        has_evidence = all(layer.evidence is not None for layer in problem.layers) and bool(problem.layers)
-        name = self._criterion(context) if has_evidence else self._blind()
-        kept = one.kept
-        if kept is None:
-            kept = criteria.CRITERIA[name](problem, problem.size - one.keep).kept(problem.size, one.keep)
-        columns = {"group": one.units.group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}
-        if one.kept is None and (words := remark(one.units, one.keep, self.align)):
-            context.note(f"{one.units.group.name}: {words}")
-        if not has_evidence:
-            context.row(**columns)
-            return kept
-        way = self._repair()
-        for reader, layer in zip(one.units.readers, problem.layers, strict=True):
-            repaired = repair.REPAIRS[way](layer, kept, self.damping)
-            # What others read too would become two weights; without new numbers, they may go on sharing one.
-            if way != "none" or graph.consumers(reader.use.weight) == [reader.use.op]:
-                write_layer(graph, reader.use, repaired.matrix, repaired.bias if way != "none" else None)
-            context.row(**columns, reader=reader.use.weight.name, error=repaired.error, unrepaired=repaired.unrepaired)
-            context.manifest.exact &= way == "none"
-        return kept
-
-    def _remove(self, graph: Graph, kept: Mapping[Place, Kept], context: Context) -> None:
-        """Shrinks all groups at once. The analysis is made anew: repairs may have added biases."""
-        context.facts.drop(self.changes)
-        found = context.facts.get(dims)
-        now = {_place(group): group.dim for group in groups(found)}
-        slices = shrink(graph, found, {now[place]: some for place, some in kept.items()})
-        for one in slices:
-            context.manifest.keep(one.weight, one.axis, one.kept)
-
-    def _criterion(self, context: Context) -> str:
-        if self.criterion != "auto":
-            return self.criterion
-        return "magnitude" if context.source is None else "lasso"
-
-    def _blind(self) -> str:
-        """What decides where the data shows nothing of a group."""
-        return self.criterion if self.criterion in criteria.DATA_FREE else "magnitude"
-
-    def _repair(self) -> str:
-        return self.repair if self.repair != "auto" else "least-squares"
-
-
-def _place(group: Group) -> Place:
-    """What a group can be found by after its weights have changed."""
-    first = group.weights[0]
-    return first.use, first.axis, first.stride
+    def _methods(self, context: Context) -> Methods:
+        """The options with what `auto` means here."""
+        has_data = context.source is not None
+        criterion = self.criterion if self.criterion != "auto" else "lasso" if has_data else "magnitude"
+        mend = self.repair if self.repair != "auto" else "least-squares" if has_data else "none"
+        return Methods(criterion, mend, self.weighting == "fisher", self.damping, self.positions)

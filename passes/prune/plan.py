@@ -42,6 +42,7 @@ class Plan:
     Attributes:
         keep: how many units stay.
         step: the kept size is a multiple of this.
+        align: the multiple that was asked for; 0 where it was left open.
         kept: which stay, where that was given.
         why: why all of them stay, where they do.
     """
@@ -49,6 +50,7 @@ class Plan:
     units: Units
     keep: int
     step: int
+    align: int = 0
     kept: NDArray[np.int64] | None = None
     why: str = ""
 
@@ -68,10 +70,10 @@ def plan(
     if given is not None:
         return [_given(units, given[units.group.name]) for units in wanted]
     budget = Budget.parse(wishes.budget) if wishes.budget else None
-    costs = Costs(dimensions, budget.resource if budget else "params")
+    costs = None if wishes.is_uniform else Costs(dimensions, budget.resource if budget else "params")
     candidates = [_candidate(units, ranking, costs, wishes) for units, ranking in zip(wanted, rankings, strict=True)]
     allocate = ALLOCATIONS[wishes.allocation]
-    if budget is None:
+    if budget is None or costs is None:
         sizes = allocate(candidates, wishes.ratio)
     else:
 
@@ -80,24 +82,25 @@ def plan(
 
         sizes = budget.meet(lambda share: allocate(candidates, share), cost)
     return [
-        Plan(units, keep, one.step, why=_why(one, wishes))
+        Plan(units, keep, one.step, wishes.align, why=_why(one, wishes))
         for units, one, keep in zip(wanted, candidates, sizes, strict=True)
     ]
 
 
-def _candidate(units: Units, ranking: Ranking | None, costs: Costs, wishes: Wishes) -> Candidate:
+def _candidate(units: Units, ranking: Ranking | None, costs: Costs | None, wishes: Wishes) -> Candidate:
     size = units.group.size
     least = max(1, math.ceil(wishes.least * size))
     steps = steps_of(units, wishes.align)
     step = chosen_step(size, max(size * (1 - wishes.ratio), least), steps) if wishes.is_uniform else steps[-1]
-    return Candidate(size, step, least, costs.unit(units.group.dim), None if ranking is None else ranking.loss)
+    cost = 1.0 if costs is None else costs.unit(units.group.dim)
+    return Candidate(size, step, least, cost, None if ranking is None else ranking.loss)
 
 
 def _given(units: Units, some: int | NDArray[np.int64]) -> Plan:
     why = "that is what was asked for"
     if isinstance(some, int):
         return Plan(units, some, 1, why=why)
-    return Plan(units, len(some), 1, some, why)
+    return Plan(units, len(some), 1, kept=some, why=why)
 
 
 def _why(one: Candidate, wishes: Wishes) -> str:

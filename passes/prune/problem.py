@@ -14,7 +14,9 @@ from secateur.calib.gram import Moments
 from secateur.ir.rules.known import Known
 from secateur.ir.tensor import Tensor
 from secateur.passes.layers.evidence import Evidence
-from secateur.passes.layers.matrix import bias_of, matrix_of
+from secateur.passes.layers.matrix import bias_of, clip_of, matrix_of
+from secateur.passes.prune.affine import Affine, affine_of
+from secateur.passes.prune.experts import Choices
 from secateur.passes.prune.units import Units
 
 Array = NDArray[np.float64]
@@ -30,12 +32,16 @@ class Layer:
         bias: [outputs] float64; None where the layer takes none.
         unit: [channels] the unit that each input channel belongs to, -1 for none.
         evidence: moments of its inputs and targets; None without data.
+        clip: the least and the greatest output that what follows lets through, where that is a Relu or Clip.
+        stake: what its errors count relative to; None for the energy of its targets.
     """
 
     matrix: Array
     bias: Array | None
     unit: Indices
     evidence: Evidence | None
+    clip: tuple[float, float] | None = None
+    stake: float | None = None
 
     @property
     def taps(self) -> int:
@@ -63,9 +69,7 @@ class Layer:
 
     def members(self, size: int) -> list[Indices]:
         """For each of the units its columns, in their order. Units may have different numbers of them."""
-        order = np.argsort(self.column_unit, kind="stable")
-        bounds = np.searchsorted(self.column_unit[order], np.arange(size + 1))
-        return [order[start:end] for start, end in pairwise(bounds)]
+        return members_of(self.column_unit, size)
 
     def by_unit(self, columns: Array, size: int) -> Array:
         """[size] sums over the columns [channels * taps] of each unit."""
@@ -109,14 +113,8 @@ class Made:
 
     @cached_property
     def rows(self) -> Array:
-        """[size, entries] float64, all that belongs to each unit in one row.
-
-        Raises:
-            ValueError: units have different numbers of entries.
-        """
-        order = np.argsort(self.unit, kind="stable")
-        order = order[self.unit[order] >= 0]
-        return self._rows[order].astype(np.float64).reshape(self.size, -1)
+        """[size, entries] float64, all that belongs to each unit in one row; short ones end in zeros."""
+        return _padded([self._rows[members].reshape(-1) for members in members_of(self.unit, self.size)])
 
     @property
     def _rows(self) -> NDArray[np.floating]:
@@ -135,6 +133,8 @@ class Problem:
         scales: [size] each, the factors that normalisations multiply them by afterwards.
         random: a generator of this decision's own, seeded by the run and the group.
         damping: what is added to the diagonal of Gram matrices, relative to its mean.
+        affine: what makes the units, where that is asked for and is one affine map.
+        choices: what the data says of experts, where the units are experts whose shares can be seen.
     """
 
     size: int
@@ -143,18 +143,57 @@ class Problem:
     scales: tuple[Array, ...]
     random: np.random.Generator
     damping: float
+    affine: Affine | None = None
+    choices: Choices | None = None
+
+    @property
+    def rows(self) -> list[Array]:
+        """[size, entries] for each weight that makes the units; for each that reads them where none makes them."""
+        if self.makers:
+            return [maker.rows for maker in self.makers]
+        return [
+            _padded([layer.matrix[:, columns].reshape(-1) for columns in layer.members(self.size)])
+            for layer in self.layers
+        ]
+
+
+def members_of(unit: Indices, size: int) -> list[Indices]:
+    """For each of `size` units the places where `unit` names it."""
+    order = np.argsort(unit, kind="stable")
+    bounds = np.searchsorted(unit[order], np.arange(size + 1))
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+def _padded(rows: Sequence[NDArray[np.floating]]) -> Array:
+    """Rows of different lengths as one float64 array, filled up with zeros."""
+    padded = np.zeros((len(rows), max(map(len, rows), default=0)))
+    for into, row in zip(padded, rows, strict=True):
+        into[: len(row)] = row
+    return padded
 
 
 def problem_of(
-    known: Known, units: Units, evidence: Sequence[Evidence] | None, random: np.random.Generator, damping: float
+    known: Known,
+    units: Units,
+    evidence: Sequence[Evidence] | None,
+    random: np.random.Generator,
+    damping: float,
+    with_affine: bool = False,
 ) -> Problem:
     """The arrays of a group, with the weights that the graph has now.
 
-    Without evidence the layers that read the units are looked at only where no weight makes them.
+    Without evidence the layers that read the units are looked at only where no weight makes them, or where these are
+    wanted as an affine map.
     """
-    readers = units.readers if evidence is not None or not units.makers else ()
+    readers = units.readers if evidence is not None or not units.makers or with_affine else ()
     layers = tuple(
-        Layer(matrix_of(reader.use), bias_of(reader.use), reader.unit, None if evidence is None else evidence[index])
+        Layer(
+            matrix_of(reader.use),
+            bias_of(reader.use, known.graph),
+            reader.unit,
+            None if evidence is None else evidence[index],
+            clip_of(known.graph, reader.use),
+        )
         for index, reader in enumerate(readers)
     )
     makers, scales = [], []
@@ -162,9 +201,22 @@ def problem_of(
         tensor = known.constant(maker.occurrence.weight)
         assert tensor is not None
         makers.append(Made(tensor, maker.occurrence.axis, maker.unit, units.group.size))
+    if any(units.branches):
+        makers.append(_branches(units))
     for scale in units.scales:
         tensor = known.constant(scale.occurrence.weight)
         assert tensor is not None
         factors, inside = np.abs(tensor.numpy().astype(np.float64)).reshape(-1), scale.unit >= 0
         scales.append(np.bincount(scale.unit[inside], factors[inside], units.group.size).astype(np.float64))
-    return Problem(units.group.size, layers, tuple(makers), tuple(scales), random, damping)
+    affine = affine_of(known, units) if with_affine else None
+    return Problem(units.group.size, layers, tuple(makers), tuple(scales), random, damping, affine)
+
+
+def _branches(units: Units) -> Made:
+    """All weights of each unit's ops in one row, filled up with zeros."""
+    tensors = [[value.const for value in branch if value.const is not None] for branch in units.branches]
+    rows = np.zeros((len(tensors), max(sum(tensor.size for tensor in some) for some in tensors)), np.float32)
+    for row, some in zip(rows, tensors, strict=True):
+        numbers = [tensor.numpy().astype(np.float32).reshape(-1) for tensor in some]
+        row[: sum(map(len, numbers))] = np.concatenate([*numbers, rows[0, :0]])
+    return Made(Tensor(rows), 0, np.arange(len(rows)), units.group.size)

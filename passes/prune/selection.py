@@ -19,7 +19,7 @@ from secateur.passes.context import Context
 from secateur.passes.registry import suggest
 
 Kinds: TypeAlias = Literal[
-    "inner", "all", "channels", "heads", "ffn", "query-key", "value-output", "hidden", "recurrent"
+    "inner", "all", "channels", "heads", "ffn", "query-key", "value-output", "hidden", "recurrent", "experts"
 ]
 
 CHOICES: Mapping[str, frozenset[Kind]] = MappingProxyType(
@@ -33,6 +33,7 @@ CHOICES: Mapping[str, frozenset[Kind]] = MappingProxyType(
         "value-output": frozenset({Kind.VALUE_OUTPUT}),
         "hidden": frozenset({Kind.HIDDEN}),
         "recurrent": frozenset({Kind.RECURRENT}),
+        "experts": frozenset({Kind.EXPERTS}),
     }
 )
 """What `dims` may say, and the kinds that it means."""

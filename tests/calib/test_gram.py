@@ -17,7 +17,7 @@ from secateur.ir.errors import DataError
 def assert_same(one: Gram, other: Gram, scale: float = 1.0) -> None:
     assert one.rows == other.rows
     assert one.count == pytest.approx(other.count)
-    for name in ("mean", "target_mean", "absmax"):
+    for name in ("mean", "target_mean", "absmax", "absmean"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-10, atol=1e-12 * scale)
     for a, b in ((one.centered(), other.centered()), (one.raw(), other.raw())):
         for name in ("xx", "xy", "yy"):
@@ -35,7 +35,9 @@ def test_moments_are_those_of_the_rows() -> None:
     np.testing.assert_allclose(gram.yy, (y**2).sum(0))
     np.testing.assert_allclose(gram.diagonal, (x**2).sum(0))
     np.testing.assert_allclose(gram.variance, x.var(0))
+    np.testing.assert_allclose(gram.target_variance, y.var(0))
     np.testing.assert_allclose(gram.absmax, np.abs(x).max(0))
+    np.testing.assert_allclose(gram.absmean, np.abs(x).mean(0))
     centered = gram.centered()
     assert centered.count == gram.count == gram.rows == 50
     np.testing.assert_allclose(centered.xx, cx.T @ cx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from dataclasses import replace
@@ -257,3 +258,18 @@ def test_no_passes_give_the_same_model(settings: Settings) -> None:
     result = run_pipeline(gemm_mlp(), [], settings=settings)
     assert str(result.graph) == str(gemm_mlp())
     assert result.report.to_json()["passes"] == []
+
+
+def test_the_garbage_collector_is_left_as_it_was(settings: Settings) -> None:
+    assert not gc.get_freeze_count()
+    run_pipeline(gemm_mlp(), [examples.Scale()], settings=settings)
+    assert gc.isenabled() and not gc.get_freeze_count()
+    with pytest.raises(RefusedError):
+        run_pipeline(gemm_mlp(), [examples.Halfway()], settings=settings)
+    assert not gc.get_freeze_count()
+    gc.freeze()  # as servers do before they fork
+    try:
+        run_pipeline(gemm_mlp(), [examples.Scale()], settings=settings)
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

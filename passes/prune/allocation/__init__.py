@@ -48,6 +48,7 @@ _TABLE: Mapping[str, str] = MappingProxyType(
     {
         "global": "secateur.passes.prune.allocation.by_loss:by_loss",
         "incremental": "secateur.passes.prune.allocation.incremental:incremental",
+        "threshold": "secateur.passes.prune.allocation.threshold:threshold",
         "uniform": "secateur.passes.prune.allocation.uniform:uniform",
     }
 )
@@ -55,5 +56,5 @@ _TABLE: Mapping[str, str] = MappingProxyType(
 ALLOCATIONS: Choices[Allocation] = Choices("allocation", _TABLE)
 """By name; other packages add theirs under the entry point group `secateur.allocation`."""
 
-BY_LOSS = frozenset({"global"})
+BY_LOSS = frozenset({"global", "threshold"})
 """Those that ask what each unit takes away."""

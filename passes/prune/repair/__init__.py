@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateur.passes.prune.choices import Choices
-from secateur.passes.prune.problem import Layer
-
-Array: TypeAlias = NDArray[np.float64]
+from secateur.passes.prune.problem import Array, Indices, Layer, Problem
 
 
 @dataclass(frozen=True)
@@ -25,34 +22,68 @@ class Repaired:
         bias: [outputs], or None where the layer takes none.
         error: squared error on the held-out samples divided by the variance of the target, 1 - R²; None without data.
         unrepaired: the same without any repair.
+        note: why something else was done than what the repair is for; empty where it was not.
     """
 
     matrix: Array
     bias: Array | None
     error: float | None = None
     unrepaired: float | None = None
+    note: str = ""
 
 
-Repair: TypeAlias = Callable[[Layer, NDArray[np.int64], float], Repaired]
-"""(layer, kept units, damping) to what the layer has from then on."""
+Repair: TypeAlias = Callable[[Problem, Layer, Indices], Repaired]
+"""(problem, one of its layers, kept units) to what the layer has from then on."""
 
 
-def filled(layer: Layer, columns: NDArray[np.int64], coefficients: Array) -> Array:
+def filled(layer: Layer, columns: Indices, coefficients: Array) -> Array:
     """[kept columns, outputs] as a matrix [outputs, all columns]."""
     matrix = np.zeros(layer.matrix.shape)
     matrix[:, columns] = coefficients.T
     return matrix
 
 
+def judged(
+    layer: Layer, columns: Indices, candidates: Sequence[tuple[Array, Array | None]], note: str = ""
+) -> Repaired:
+    """The candidate (coefficients [kept columns, outputs], bias) that does best on the held-out samples.
+
+    The old weights and bias are always among them; without data the first candidate is taken.
+    """
+    everything = [*candidates, (layer.matrix[:, columns].T, layer.bias)]
+    if layer.evidence is None:
+        coefficients, bias = everything[0]
+        return Repaired(filled(layer, columns, coefficients), bias, note=note)
+    which, error = layer.evidence.judge(everything, columns)
+    coefficients, bias = everything[which]
+    unrepaired = layer.evidence.error(*everything[-1], columns)
+    return Repaired(filled(layer, columns, coefficients), bias, error, unrepaired, note)
+
+
 _TABLE: Mapping[str, str] = MappingProxyType(
     {
+        "bias": "secateur.passes.prune.repair.bias:bias",
+        "fold": "secateur.passes.prune.repair.own_output:fold",
         "least-squares": "secateur.passes.prune.repair.least_squares:refit",
+        "merge": "secateur.passes.prune.repair.merge:udfc",
+        "neuron-merging": "secateur.passes.prune.repair.merge:neuron_merging",
         "none": "secateur.passes.prune.repair.none:none",
+        "obs": "secateur.passes.prune.repair.own_output:obs",
+        "relu-aware": "secateur.passes.prune.repair.relu_aware:relu_aware",
     }
 )
 
 REPAIRS: Choices[Repair] = Choices("repair", _TABLE)
 """By name; other packages add theirs under the entry point group `secateur.repair`."""
 
-DATA_FREE = frozenset({"none"})
+FROM_MAKERS = frozenset({"merge", "neuron-merging"})
+"""Those that look at what makes the units."""
+
+DATA_FREE = frozenset({"none"}) | FROM_MAKERS
 """Those that look at weights only."""
+
+FROM_ROWS = frozenset({"relu-aware"})
+"""Those that need rows of the data, which moments cannot stand in for."""
+
+ROWS = 8192
+"""How many rows these get."""

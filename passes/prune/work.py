@@ -1,0 +1,200 @@
+"""One run of `prune`: plans, then group by group a choice and a repair on masked weights, then the surgery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.ir.dims.analysis import Dimensions
+from secateur.ir.dims.axes import Use
+from secateur.ir.dims.groups import Group, groups
+from secateur.ir.dims.shrink import shrink
+from secateur.ir.graph import Graph
+from secateur.passes.context import Context
+from secateur.passes.facets import EVERYTHING
+from secateur.passes.layers.evidence import Evidence, Streams, gather
+from secateur.passes.layers.matrix import write_layer
+from secateur.passes.layers.stages import walk
+from secateur.passes.prune import allocation, criteria, repair
+from secateur.passes.prune.alignment import remark
+from secateur.passes.prune.experts import Choices, mixture_of, watch
+from secateur.passes.prune.facts import dims
+from secateur.passes.prune.plan import Plan, Wishes, plan
+from secateur.passes.prune.problem import Problem, problem_of
+from secateur.passes.prune.ranking import Ranking
+from secateur.passes.prune.selection import Given
+from secateur.passes.prune.units import Units
+from secateur.passes.prune.weighting import Sensitivities, measure, weighted
+
+Place: TypeAlias = tuple[Use, int, int]
+Kept: TypeAlias = NDArray[np.int64]
+Visit: TypeAlias = Callable[[int, "Seen"], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the data says of a group: evidence of each reader, and what becomes of experts; None where nothing."""
+
+    evidence: Sequence[Evidence] | None = None
+    choices: Choices | None = None
+
+
+@dataclass(frozen=True)
+class Methods:
+    """How it is done; see the options of `prune`. `criterion` and `repair` are names that there are."""
+
+    criterion: str
+    repair: str
+    by_sensitivity: bool
+    damping: float
+    positions: int
+
+    def criterion_of(self, problem: Problem) -> str:
+        """What decides: the criterion that was asked for, or one that can say something of these units."""
+        if criteria.is_data_free(self.criterion):
+            return self.criterion
+        if problem.choices is not None:
+            return self.criterion if self.criterion in criteria.OF_EXPERTS else "reap"
+        return self.criterion if _is_informed(problem) else "magnitude"
+
+    @property
+    def from_makers(self) -> bool:
+        """True where the repair asks for the map that makes the units."""
+        return self.repair in repair.FROM_MAKERS
+
+
+@dataclass(frozen=True)
+class Work:
+    """What everything here needs: the graph that shrinks, its dimensions at the outset, and how it is done."""
+
+    graph: Graph
+    found: Dimensions
+    methods: Methods
+    context: Context
+
+    def prune(self, wanted: Sequence[Units], wishes: Wishes, given: Given | None) -> int:
+        """Decides on masked weights, group by group, then removes everything at once; how many groups shrank.
+
+        Raises:
+            RefusedError: a budget cannot be met, or something cannot be removed.
+        """
+        context = self.context
+        dense = self.graph.clone() if context.source is not None else self.graph
+        weights = measure(self.graph, wanted, context) if self.methods.by_sensitivity else None
+        plans = self._plans(wanted, wishes, given, weights)
+        kept: dict[Place, Kept] = {}
+
+        def decide(which: int, seen: Seen) -> None:
+            one = plans[which]
+            context.progress("prune", which, len(plans))
+            if context.allow("prune", one.units.group.weights[0].use.op):
+                kept[_place(one.units.group)] = self._decide(one, seen, weights)
+
+        self._visit(dense, [one.units for one in plans], decide)
+        context.progress("prune", len(plans), len(plans))
+        if kept:
+            self._remove(kept)
+        return len(kept)
+
+    def _plans(
+        self, wanted: Sequence[Units], wishes: Wishes, given: Given | None, weights: Sensitivities | None
+    ) -> list[Plan]:
+        """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
+        losses: dict[int, Ranking] = {}
+        if given is None and wishes.allocation in allocation.BY_LOSS:
+
+            def score(which: int, seen: Seen) -> None:
+                self.context.progress("score", which, len(wanted))
+                losses[which] = self._ranking(wanted[which], self._problem(wanted[which], seen), -1, weights)
+
+            self._visit(self.graph, wanted, score)
+        plans = []
+        for one in plan(self.found, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
+            if one.keep < one.units.group.size:
+                plans.append(one)
+            else:
+                self.context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
+        return plans
+
+    def _visit(self, dense: Graph, wanted: Sequence[Units], visit: Visit) -> None:
+        """Calls `visit` with each group and what the data says of its readers, in an order fit for repairing."""
+        if self.context.source is None:
+            for which in range(len(wanted)):
+                visit(which, Seen())
+            return
+        mixtures = [mixture_of(self.found, one.group) if one.are_experts else None for one in wanted]
+
+        def look(which: int, streams: Streams) -> None:
+            mixture, uses = mixtures[which], [reader.use for reader in wanted[which].readers]
+            rows = repair.ROWS if self.methods.repair in repair.FROM_ROWS else 0
+            evidence = gather(streams, uses, self.context, self.methods.positions, rows) if uses else None
+            visit(which, Seen(evidence, None if mixture is None else watch(mixture, streams, self.context)))
+
+        jobs = [
+            [reader.use.op for reader in one.readers] or (one.group.ops if mixture is None else mixture.ops(self.graph))
+            for one, mixture in zip(wanted, mixtures, strict=True)
+        ]
+        walk(self.graph, dense, jobs, self.context, look)
+
+    def _problem(self, units: Units, seen: Seen) -> Problem:
+        random, damping = self.context.random(units.group.name), self.methods.damping
+        problem = problem_of(self.found.known, units, seen.evidence, random, damping, self.methods.from_makers)
+        return replace(problem, choices=seen.choices)
+
+    def _ranking(self, units: Units, problem: Problem, removed: int, weights: Sensitivities | None) -> Ranking:
+        """The units in the order in which they go; all but one of them for `removed` -1."""
+        name = self.methods.criterion_of(problem)
+        judged = problem if weights is None else weighted(problem, units, weights)
+        return criteria.CRITERIA[name](judged, removed if removed >= 0 else problem.size - 1)
+
+    def _decide(self, one: Plan, seen: Seen, weights: Sensitivities | None) -> Kept:
+        """Chooses what to keep of one group, and gives its readers their new numbers."""
+        problem, group, context = self._problem(one.units, seen), one.units.group, self.context
+        kept = one.kept
+        if kept is None:
+            kept = self._ranking(one.units, problem, problem.size - one.keep, weights).kept(problem.size, one.keep)
+            if words := remark(one.units, one.keep, one.align):
+                context.note(f"{group.name}: {words}")
+        columns = {"group": group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}
+        if not problem.layers or not (_is_informed(problem) or self.methods.from_makers):
+            context.row(**columns)
+            return kept
+        way = self.methods.repair
+        for reader, layer in zip(one.units.readers, problem.layers, strict=True):
+            repaired = repair.REPAIRS[way](problem, layer, kept)
+            if repaired.note:
+                context.note(f"{reader.use.weight.name}: {repaired.note}")
+            # What others read too would become two weights; without new numbers, they may go on sharing one.
+            if way != "none" or self.graph.consumers(reader.use.weight) == [reader.use.op]:
+                write_layer(self.graph, reader.use, repaired.matrix, repaired.bias if way != "none" else None)
+            context.row(**columns, reader=reader.use.weight.name, error=repaired.error, unrepaired=repaired.unrepaired)
+            context.manifest.exact &= way == "none"
+        return kept
+
+    def _remove(self, kept: Mapping[Place, Kept]) -> None:
+        """Shrinks all groups at once. After repairs, which may have added biases, the analysis is made anew."""
+        graph, context, found = self.graph, self.context, self.found
+        if context.source is not None or self.methods.from_makers:
+            context.facts.drop(EVERYTHING)
+            found = context.facts.get(dims)
+        now = {_place(group): group.dim for group in groups(found)}
+        before = {value.name for value in graph.constants()}
+        slices = shrink(graph, found, {now[place]: some for place, some in kept.items()})
+        context.manifest.forget(before - {value.name for value in graph.constants()})
+        for one in slices:
+            context.manifest.keep(one.weight, one.axis, one.kept)
+
+
+def _is_informed(problem: Problem) -> bool:
+    """True where the data says something of every layer that reads the units."""
+    return bool(problem.layers) and all(layer.evidence is not None for layer in problem.layers)
+
+
+def _place(group: Group) -> Place:
+    """What a group can be found by after its weights have changed."""
+    first = group.weights[0]
+    return first.use, first.axis, first.stride
