@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from secateur.calib.augment import augmented, roles
 from secateur.ir.dims.groups import groups
 from secateur.ir.dims.kinds import Roles
 from secateur.ir.errors import RefusedError
@@ -48,7 +49,7 @@ class Prune(Pass):
     exact: bool = True
     """Only groups whose removal is nothing but masking; false takes those that a norm or a mean runs over, too."""
     criterion: str = "auto"
-    """What decides which units go; auto is lasso with data and magnitude without."""
+    """What decides which units go; auto is obs with data and magnitude without."""
     allocation: str = "uniform"
     """How the share is spread over groups: uniform, incremental with depth, or global by loss for what is saved."""
     weighting: Literal["none", "fisher"] = "none"
@@ -63,14 +64,16 @@ class Prune(Pass):
     """Pull of a refit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
+    augment: int = 0
+    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be in [0, 1), got {self.ratio}")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must be in [0, 1], got {self.least}")
-        if self.align < 0 or self.positions < 0 or self.damping < 0:
-            raise ValueError("align, damping and positions must not be negative")
+        if min(self.align, self.positions, self.damping, self.augment) < 0:
+            raise ValueError("align, damping, positions and augment must not be negative")
         if self.budget:
             Budget.parse(self.budget)
         for choices, name in (
@@ -91,7 +94,8 @@ class Prune(Pass):
             wanted = chosen(every, Roles(found), self.dims, self.exact, context)
         else:
             wanted = named(every, given, self.exact)
-        work = Work(graph, found, self._methods(context), context)
+        source = None if context.source is None else augmented(context.source, roles(graph), self.augment, context.seed)
+        work = Work(graph, found, self._methods(context), replace(context, source=source))
         wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
         return work.prune([units_of(found, group) for group in wanted], wishes, given)
 
@@ -112,6 +116,6 @@ class Prune(Pass):
     def _methods(self, context: Context) -> Methods:
         """The options with what `auto` means here."""
         has_data = context.source is not None
-        criterion = self.criterion if self.criterion != "auto" else "lasso" if has_data else "magnitude"
+        criterion = self.criterion if self.criterion != "auto" else "obs" if has_data else "magnitude"
         mend = self.repair if self.repair != "auto" else "least-squares" if has_data else "none"
         return Methods(criterion, mend, self.weighting == "fisher", self.damping, self.positions)

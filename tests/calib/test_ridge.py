@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calib.solvers.least_squares import least_squares, residual
-from secateur.calib.solvers.ridge import RidgePath, strongest_pull
+from secateur.calib.solvers.ridge import UNSURE, RidgePath, strongest_pull
 
 Array = np.ndarray[Any, Any]
 STRENGTHS = (1e-6, 0.01, 1.0, 100.0)
@@ -63,6 +63,17 @@ def test_directions_without_data_stay_as_they_were(strength: float) -> None:
     x = random.normal(size=(40, 6)) * [1, 1, 0, 1, 0, 1]
     found = RidgePath.of(x.T @ x, x.T @ y, prior).at(strength)
     assert np.array_equal(found[[2, 4]], prior[[2, 4]])
+
+
+def test_the_less_sure_part_is_pulled_more() -> None:
+    xx, xy, _, prior = sums(4)
+    unsure = sums(5)[1]
+    path = RidgePath.of(xx, xy, prior, unsure)
+    for strength in (0.0, 0.3):
+        sure = least_squares(xx, xy, damping=strength, prior=prior)
+        expected = sure + least_squares(xx, unsure, damping=UNSURE * strength)
+        np.testing.assert_allclose(path.at(strength), expected, atol=1e-8)
+    np.testing.assert_allclose(path.at(0.0), RidgePath.of(xx, xy + unsure, prior).at(0.0), atol=1e-8)
 
 
 def test_no_data_at_all_changes_nothing() -> None:

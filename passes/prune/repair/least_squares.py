@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from secateur.calib.gram import Moments
 from secateur.calib.solvers.least_squares import intercept, least_squares
-from secateur.calib.solvers.ridge import RidgePath, strongest_pull
+from secateur.calib.solvers.ridge import UNSURE, RidgePath, strongest_pull
 from secateur.passes.layers.evidence import Evidence
 from secateur.passes.prune.problem import Array, Indices, Layer, Problem
 from secateur.passes.prune.repair import Repaired, filled
@@ -23,14 +24,16 @@ def refit(problem: Problem, layer: Layer, kept: Indices, on_everything: bool = T
     """Least squares from what is left to what the dense model gives, with intercept (He et al. 2017, section 3.1).
 
     Pulled towards the weights that were there, so that what the data does not show stays as it was: as strongly as the
-    held-out samples allow. Where the fit is worse on these than the old weights, with or without a corrected bias,
-    those stay. What was held out has judged by then, and is fitted on as well (unless `on_everything` is false).
+    held-out samples allow, and more so where it makes up for layers before than for its own inputs. Where the fit is
+    worse on these samples than the old weights, with or without a corrected bias, those stay. What was held out has
+    judged by then, and is fitted on as well (unless `on_everything` is false).
     """
     evidence, with_bias = layer.seen, layer.bias is not None
     columns, damping = layer.columns(kept), problem.damping
     sliced = layer.matrix[:, columns].T
     moments = evidence.moments(with_bias)
-    path = RidgePath.of(moments.xx[np.ix_(columns, columns)], moments.xy[columns], sliced)
+    own, drift = _targets(layer, moments)
+    path = RidgePath.of(moments.xx[np.ix_(columns, columns)], own[columns], sliced, drift[columns])
     strength = damping * _factor(path, evidence, columns, damping, with_bias)
     candidates = [(one, evidence.bias(one, columns) if with_bias else None) for one in (path.at(strength), sliced)]
     candidates.append((sliced, layer.bias))
@@ -40,6 +43,16 @@ def refit(problem: Problem, layer: Layer, kept: Indices, on_everything: bool = T
     if on_everything and which < 2 and evidence.held_out.count:
         coefficients, bias = _on_everything(layer, columns, strength if which == 0 else None)
     return Repaired(filled(layer, columns, coefficients), bias, error, unrepaired)
+
+
+def _targets(layer: Layer, moments: Moments) -> tuple[Array, Array]:
+    """Inputs with what the layer itself gives of them [columns, outputs], and with what the target adds to that.
+
+    What was lost with the removed inputs is there to be seen in these data and others. What layers before did to the
+    inputs differs more from data to data.
+    """
+    own: Array = moments.xx @ layer.matrix.T
+    return own, moments.xy - own
 
 
 def _factor(path: RidgePath, evidence: Evidence, columns: Indices, damping: float, with_bias: bool) -> float:
@@ -61,6 +74,8 @@ def _on_everything(layer: Layer, columns: Indices, strength: float | None) -> tu
     coefficients = layer.matrix[:, columns].T
     if strength is not None:
         moments = together.centered() if with_bias else together.raw()
-        coefficients = least_squares(moments.xx, moments.xy, columns, damping=strength, prior=coefficients)
+        own, drift = _targets(layer, moments)
+        coefficients = least_squares(moments.xx, own, columns, damping=strength, prior=coefficients)
+        coefficients = coefficients + least_squares(moments.xx, drift, columns, damping=UNSURE * strength)
     bias = intercept(coefficients, together.mean, together.target_mean, columns) if with_bias else None
     return coefficients, bias
