@@ -1,0 +1,1 @@
+"""Models with data to judge them by, one module each, for `quality_structured.py`."""
