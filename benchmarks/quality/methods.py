@@ -48,7 +48,9 @@ SPREAD = (
     "criterion=obs, repair=least-squares, allocation=global, weighting=fisher",
 )
 """How the share is spread over groups."""
-ALL = (DEFAULT, *PUBLISHED, *REFITTED, *REPAIRED, *SPREAD)
+VARIED = ("augment=4", "weighting=fisher", "augment=4, weighting=fisher")
+"""What it is fitted on, and by what errors count."""
+ALL = (DEFAULT, *PUBLISHED, *REFITTED, *REPAIRED, *SPREAD, *VARIED)
 FEW = (
     DEFAULT,
     "criterion=magnitude, repair=none",
@@ -60,6 +62,7 @@ FEW = (
     "criterion=slimgpt, repair=obs",
     "allocation=global",
     "criterion=obs, repair=least-squares, allocation=global",
+    "augment=4, weighting=fisher",
 )
 """For models whose rows take minutes."""
 

@@ -45,9 +45,9 @@ class Step:
 
 STEPS = (
     Step("pruned by magnitude, no repair", "dense", "prune{ratio=0.5, criterion=magnitude, repair=none}"),
-    Step("pruned by LASSO, no repair", "dense", "prune{ratio=0.5, repair=none}"),
-    Step("pruned by LASSO, least squares", "dense", "prune{ratio=0.5}"),
-    Step("... and 2:4", "pruned by LASSO, least squares", "sparsify{pattern=2:4}"),
+    Step("pruned by OBS, no repair", "dense", "prune{ratio=0.5, repair=none}"),
+    Step("pruned by OBS, least squares", "dense", "prune{ratio=0.5}"),
+    Step("... and 2:4", "pruned by OBS, least squares", "sparsify{pattern=2:4}"),
     Step("... and INT8", "... and 2:4", "quantize{format=int8}"),
 )
 
