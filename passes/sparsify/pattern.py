@@ -20,6 +20,7 @@ from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.layers.evidence import Streams, gather
 from secateur.passes.layers.matrix import bias_of, matrix_of, write_layer
+from secateur.passes.layers.stages import walk
 from secateur.passes.sparsify.masks import Mask, keep_largest, satisfies
 from secateur.passes.sparsify.repair import refit
 
@@ -76,18 +77,28 @@ class Sparsify(Pass):
         repairs = self.repair != "none" and context.source is not None
         if self.repair == "auto" and not repairs:
             context.note("no calibration data: nothing is repaired")
-        known = context.facts.get(known_fact)
-        uses = list(weight_uses(known))
-        dense = graph.clone() if repairs else None
-        changed = 0
-        for index, use in enumerate(uses):
-            context.progress("sparsify", index, len(uses))
+        uses = list(weight_uses(context.facts.get(known_fact)))
+        wanted = []
+        for use in uses:
             if reason := self._refusal(use, graph, uses):
                 context.note(f"{use.weight.name} stays dense: {reason}")
-            elif use.weight.const is use.tensor and context.allow("sparsify", use.op):
-                changed += self._sparsify(graph, dense, use, context)
-        context.progress("sparsify", len(uses), len(uses))
-        return changed
+            else:
+                wanted.append(use)
+        changed: list[WeightUse] = []
+
+        def visit(which: int, streams: Streams | None) -> None:
+            use = wanted[which]
+            context.progress("sparsify", which, len(wanted))
+            if use.weight.const is use.tensor and context.allow("sparsify", use.op):
+                changed.extend([use] if self._sparsify(graph, streams, use, context) else [])
+
+        if repairs:
+            walk(graph, graph.clone(), [[use.op] for use in wanted], context, visit)
+        else:
+            for which in range(len(wanted)):
+                visit(which, None)
+        context.progress("sparsify", len(wanted), len(wanted))
+        return len(changed)
 
     def _refusal(self, use: WeightUse, graph: Graph, uses: list[WeightUse]) -> str | None:
         tensor = use.tensor
@@ -107,7 +118,7 @@ class Sparsify(Pass):
             return f"{strangers or 'the interface'} also reads it, not as a weight"
         return None
 
-    def _sparsify(self, graph: Graph, dense: Graph | None, use: WeightUse, context: Context) -> bool:
+    def _sparsify(self, graph: Graph, streams: Streams | None, use: WeightUse, context: Context) -> bool:
         """Masks one weight and refits what stays; tells whether it changed."""
         weight = use.tensor.numpy()
         columns: dict[str, object] = {"weight": use.weight.name, "pattern": self.pattern, "axis": use.contracted}
@@ -118,11 +129,10 @@ class Sparsify(Pass):
         context.manifest.mask(use.weight.name, mask)
         columns["energy_kept"] = _share(weight, mask)
         alone = graph.consumers(use.weight) == [use.op]
-        if dense is not None and alone and not use.is_transposed and use.has_samples_first:
-            streams = Streams.whole(graph, dense, context.needed_source("sparsify"))
+        if streams is not None and alone and not use.is_transposed and use.has_samples_first:
             (evidence,) = gather(streams, [use], context, self.positions)
             flat = np.moveaxis(mask, (use.produced, use.contracted), (0, 1)).reshape(use.outputs, -1)
-            matrix, bias, error, unrepaired = refit(matrix_of(use), bias_of(use), flat, evidence, self.damping)
+            matrix, bias, error, unrepaired = refit(matrix_of(use), bias_of(use, graph), flat, evidence, self.damping)
             write_layer(graph, use, matrix, bias)
             context.manifest.exact = False
             columns.update(error=error, unrepaired=unrepaired)
