@@ -67,3 +67,30 @@ def latency(
     low_b, median_b, high_b = (float(value) for value in np.quantile(seconds[1], (0.25, 0.5, 0.75)))
     batch = next((array.shape[0] for array in feeds.values() if array.ndim), 0)
     return Latency(median_a, median_b, (low_a, high_a), (low_b, high_b), repeats, threads, batch)
+
+
+def stopwatch(graph: Graph, feeds: Feeds, *, threads: int = 1, seconds: float = 0.05, repeats: int = 5) -> float:
+    """Seconds that a graph takes on onnxruntime: its shortest run, which what else the machine does touches least.
+
+    Args:
+        graph: a whole model.
+        feeds: for its inputs.
+        threads: what the runner pins.
+        seconds: it is run again for so long,
+        repeats: and so often at the least, after as many runs as half of these to warm up.
+
+    Raises:
+        BackendError: onnxruntime is missing, or refuses the graph.
+        DataError: the feeds do not fit.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    took: list[float] = []
+    with OnnxRuntimeRunner(graph, threads=threads) as runner:
+        for _ in range((repeats + 1) // 2):
+            runner.run(feeds)
+        while len(took) < repeats or sum(took) < seconds:
+            start = time.perf_counter()
+            runner.run(feeds)
+            took.append(time.perf_counter() - start)
+    return min(took)

@@ -1,4 +1,4 @@
-"""What a model costs when dimensions have other sizes, without changing it: parameters, bytes, multiply-accumulates."""
+"""What a model costs when dimensions have other sizes, without changing it: parameters, bytes, operations, time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from secateur.ir.rules.weights import weight_use
 
 RECURRENT = frozenset({("", "LSTM"), ("", "GRU"), ("", "RNN")})
 
-Resource: TypeAlias = Literal["params", "bytes", "macs"]
+Resource: TypeAlias = Literal["params", "bytes", "macs", "latency"]
 Sizes: TypeAlias = Mapping[Dim, int]
 """Sizes that leaves shall have; others stay as they are."""
 
 
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """Something that costs `amount` now, and in proportion to the product of the sizes of these axes."""
 
     amount: float
     axes: tuple[Layout, ...]
+
+    def at(self, sizes: Sizes) -> float:
+        """What it costs with these sizes."""
+        return self.amount * math.prod(share(axis, sizes) for axis in self.axes)
 
 
 class Costs:
@@ -36,10 +40,13 @@ class Costs:
     Products of two activations cost in proportion to what they give and what they sum over, layers to their weight.
     """
 
-    def __init__(self, dimensions: Dimensions, resource: Resource) -> None:
-        terms = _operations(dimensions) if resource == "macs" else _weights(dimensions, resource)
+    def __init__(self, dimensions: Dimensions, resource: Resource, measured: Iterable[Term] = ()) -> None:
+        """Looks up what costs what; of latency, that is what was `measured`."""
+        terms = measured
+        if resource != "latency":
+            terms = _operations(dimensions) if resource == "macs" else _weights(dimensions, resource)
         self._fixed = 0.0
-        self._terms: list[_Term] = []
+        self._terms: list[Term] = []
         for term in terms:
             if term.axes:
                 self._terms.append(term)
@@ -48,31 +55,29 @@ class Costs:
 
     def total(self, sizes: Sizes) -> float:
         """What the model costs with these sizes."""
-        return self._fixed + sum(term.amount * _share(term.axes, sizes) for term in self._terms)
+        return self._fixed + sum(term.at(sizes) for term in self._terms)
 
     def unit(self, dim: Dim) -> float:
         """What one index of a leaf is worth while everything else is as it is."""
         leaf = find(dim)
         assert leaf.size is not None
         less = {leaf: leaf.size - 1}
-        return sum(term.amount * (1 - _share(term.axes, less)) for term in self._of.get(leaf, ()))
+        return sum(term.amount - term.at(less) for term in self._of.get(leaf, ()))
 
     @cached_property
-    def _of(self) -> Mapping[Dim, list[_Term]]:
+    def _of(self) -> Mapping[Dim, list[Term]]:
         """For each leaf the terms that it is part of."""
-        found: dict[Dim, list[_Term]] = {}
+        found: dict[Dim, list[Term]] = {}
         for term in self._terms:
             for leaf in dict.fromkeys(leaf for axis in term.axes for leaf in leaves(axis)):
                 found.setdefault(leaf, []).append(term)
         return found
 
 
-def _share(axes: Iterable[Layout], sizes: Sizes) -> float:
-    share = 1.0
-    for axis in axes:
-        before, after = _size(axis, {}), _size(axis, sizes)
-        share *= after / before if before else 1.0
-    return share
+def share(axis: Layout, sizes: Sizes) -> float:
+    """The size of an axis relative to what it is now."""
+    before, after = _size(axis, {}), _size(axis, sizes)
+    return after / before if before else 1.0
 
 
 def _size(layout: Iterable[Dim], sizes: Sizes) -> int:
@@ -88,12 +93,12 @@ def _size(layout: Iterable[Dim], sizes: Sizes) -> int:
     return count
 
 
-def _free(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
+def free(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
     """The axes that can change."""
     return tuple(layout for layout in layouts if any(leaf.pin is None for leaf in leaves(layout)))
 
 
-def _weights(dimensions: Dimensions, resource: Resource) -> Iterable[_Term]:
+def _weights(dimensions: Dimensions, resource: Resource) -> Iterable[Term]:
     """Each constant once, as its first reader sees it."""
     seen, experts = set(), _experts(dimensions)
     for place, layouts in dimensions.layouts.items():
@@ -105,16 +110,16 @@ def _weights(dimensions: Dimensions, resource: Resource) -> Iterable[_Term]:
             continue
         seen.add(value)
         amount = tensor.size if resource == "params" else tensor.size * tensor.dtype.bits / 8
-        yield _Term(amount, _free((*layouts, *experts.get(place.op, ()))))
+        yield Term(amount, free((*layouts, *experts.get(place.op, ()))))
 
 
-def _operations(dimensions: Dimensions) -> Iterable[_Term]:
+def _operations(dimensions: Dimensions) -> Iterable[Term]:
     experts = _experts(dimensions)
     for op, macs in cost(dimensions.known).macs.items():
         parts = _parts(dimensions, op)
-        whole = sum(share for share, _ in parts) or 1.0
-        for share, layouts in parts:
-            yield _Term(macs * share / whole, _free((*layouts, *experts.get(op, ()))))
+        whole = sum(part for part, _ in parts) or 1.0
+        for part, layouts in parts:
+            yield Term(macs * part / whole, free((*layouts, *experts.get(op, ()))))
 
 
 def _experts(dimensions: Dimensions) -> Mapping[Op, tuple[Layout, ...]]:

@@ -41,7 +41,7 @@ class Prune(Pass):
     ratio: float = 0.5
     """The share of units that goes, in [0, 1); a budget takes its place."""
     budget: str = ""
-    """What the model may cost afterwards: `macs:0.5`, `params:60M`, `bytes:0.4`. The share that meets it is found."""
+    """What it may cost afterwards: `macs:0.5`, `params:60M`, `bytes:0.4`, `latency:0.7`. The share for it is found."""
     units: str = ""
     """A JSON file of group names with the number of units that stay, or a list of them; nothing else is touched."""
     dims: Kinds = "inner"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.ir.dims.analysis import Dimensions
 from secateur.passes.prune.alignment import chosen_step, steps_of
 from secateur.passes.prune.allocation import ALLOCATIONS, Candidate
 from secateur.passes.prune.budget import Budget
-from secateur.passes.prune.costs import Costs
+from secateur.passes.prune.costs import Costs, Resource
 from secateur.passes.prune.ranking import Ranking
 from secateur.passes.prune.selection import Given
 from secateur.passes.prune.units import Units
@@ -56,13 +55,13 @@ class Plan:
 
 
 def plan(
-    dimensions: Dimensions,
+    costs_of: Callable[[Resource], Costs],
     wanted: Sequence[Units],
     rankings: Sequence[Ranking | None],
     wishes: Wishes,
     given: Given | None,
 ) -> list[Plan]:
-    """One plan for each group.
+    """One plan for each group; `costs_of` says what the model costs in a resource.
 
     Raises:
         RefusedError: the budget cannot be met.
@@ -70,7 +69,7 @@ def plan(
     if given is not None:
         return [_given(units, given[units.group.name]) for units in wanted]
     budget = Budget.parse(wishes.budget) if wishes.budget else None
-    costs = None if wishes.is_uniform else Costs(dimensions, budget.resource if budget else "params")
+    costs = None if wishes.is_uniform else costs_of(budget.resource if budget else "params")
     candidates = [_candidate(units, ranking, costs, wishes) for units, ranking in zip(wanted, rankings, strict=True)]
     allocate = ALLOCATIONS[wishes.allocation]
     if budget is None or costs is None:

@@ -135,6 +135,8 @@ class Problem:
         damping: what is added to the diagonal of Gram matrices, relative to its mean.
         affine: what makes the units, where that is asked for and is one affine map.
         choices: what the data says of experts, where the units are experts whose shares can be seen.
+        gates: [samples, size] gradients of the model's surprise at its own answers with respect to gates that multiply
+            the units (`secateur.passes.prune.gates`), where those were asked for.
     """
 
     size: int
@@ -145,6 +147,7 @@ class Problem:
     damping: float
     affine: Affine | None = None
     choices: Choices | None = None
+    gates: Array | None = None
 
     @property
     def rows(self) -> list[Array]:

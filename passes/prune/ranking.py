@@ -18,7 +18,7 @@ class Ranking:
     Attributes:
         order: units, the first to go first; as many as were asked for, or more.
         loss: [len(order)] by how much the loss rises as each goes after those before it, not negative, as a share of
-            what there is to lose in the group: that makes groups comparable.
+            what there is to lose in the group, or in nats of the model's answers: that makes groups comparable.
     """
 
     order: Indices
@@ -41,3 +41,10 @@ def ranked(saliency: ArrayLike) -> Ranking:
     lowest = min(float(given.min(initial=0.0)), 0.0)
     shifted = given - lowest
     return Ranking(order, shifted[order] / (float(shifted.sum()) or 1.0))
+
+
+def priced(loss: ArrayLike) -> Ranking:
+    """The ranking of units by what each by itself costs: the cheapest goes first, of equals the later one."""
+    given = np.asarray(loss, dtype=np.float64)
+    order = np.argsort(-given, kind="stable")[::-1]
+    return Ranking(order, np.maximum(given[order], 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -21,8 +21,11 @@ from secateur.passes.layers.matrix import write_layer
 from secateur.passes.layers.stages import walk
 from secateur.passes.prune import allocation, criteria, repair
 from secateur.passes.prune.alignment import remark
+from secateur.passes.prune.costs import Costs, Resource
 from secateur.passes.prune.experts import Choices, mixture_of, watch
 from secateur.passes.prune.facts import dims
+from secateur.passes.prune.gates import measure as gates
+from secateur.passes.prune.latency import latencies
 from secateur.passes.prune.plan import Plan, Wishes, plan
 from secateur.passes.prune.problem import Problem, problem_of
 from secateur.passes.prune.ranking import Ranking
@@ -44,6 +47,19 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Stakes:
+    """What the model's answers depend on, measured before anything goes.
+
+    Attributes:
+        weights: outputs of layers; None where errors of layers are not to count by that.
+        gates: by the name of a group the gradients at its units, see `secateur.passes.prune.gates`.
+    """
+
+    weights: Sensitivities | None = None
+    gates: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Methods:
     """How it is done; see the options of `prune`. `criterion` and `repair` are names that there are."""
 
@@ -59,6 +75,8 @@ class Methods:
             return self.criterion
         if problem.choices is not None:
             return self.criterion if self.criterion in criteria.OF_EXPERTS else "reap"
+        if criteria.is_from_gates(self.criterion):
+            return self.criterion if problem.gates is not None else "magnitude"
         return self.criterion if _is_informed(problem) else "magnitude"
 
     @property
@@ -84,15 +102,15 @@ class Work:
         """
         context = self.context
         dense = self.graph.clone() if context.source is not None else self.graph
-        weights = measure(self.graph, wanted, context) if self.methods.by_sensitivity else None
-        plans = self._plans(wanted, wishes, given, weights)
+        stakes = self._stakes(wanted)
+        plans = self._plans(wanted, wishes, given, stakes)
         kept: dict[Place, Kept] = {}
 
         def decide(which: int, seen: Seen) -> None:
             one = plans[which]
             context.progress("prune", which, len(plans))
             if context.allow("prune", one.units.group.weights[0].use.op):
-                kept[_place(one.units.group)] = self._decide(one, seen, weights)
+                kept[_place(one.units.group)] = self._decide(one, seen, stakes)
 
         self._visit(dense, [one.units for one in plans], decide)
         context.progress("prune", len(plans), len(plans))
@@ -100,25 +118,27 @@ class Work:
             self._remove(kept)
         return len(kept)
 
-    def _plans(
-        self, wanted: Sequence[Units], wishes: Wishes, given: Given | None, weights: Sensitivities | None
-    ) -> list[Plan]:
+    def _plans(self, wanted: Sequence[Units], wishes: Wishes, given: Given | None, stakes: Stakes) -> list[Plan]:
         """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
         losses: dict[int, Ranking] = {}
         if given is None and wishes.allocation in allocation.BY_LOSS:
 
             def score(which: int, seen: Seen) -> None:
                 self.context.progress("score", which, len(wanted))
-                losses[which] = self._ranking(wanted[which], self._problem(wanted[which], seen), -1, weights)
+                losses[which] = self._ranking(wanted[which], self._problem(wanted[which], seen, stakes), -1, stakes)
 
             self._visit(self.graph, wanted, score)
         plans = []
-        for one in plan(self.found, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
+        for one in plan(self._costs, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
             if one.keep < one.units.group.size:
                 plans.append(one)
             else:
                 self.context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
         return plans
+
+    def _costs(self, resource: Resource) -> Costs:
+        measured = latencies(self.found, self.context) if resource == "latency" else ()
+        return Costs(self.found, resource, measured)
 
     def _visit(self, dense: Graph, wanted: Sequence[Units], visit: Visit) -> None:
         """Calls `visit` with each group and what the data says of its readers, in an order fit for repairing."""
@@ -140,23 +160,33 @@ class Work:
         ]
         walk(self.graph, dense, jobs, self.context, look)
 
-    def _problem(self, units: Units, seen: Seen) -> Problem:
+    def _stakes(self, wanted: Sequence[Units]) -> Stakes:
+        """What the answers of the model, as it is now, depend on, as far as the methods ask for it."""
+        graph, context, methods = self.graph, self.context, self.methods
+        weights = measure(graph, wanted, context) if methods.by_sensitivity else None
+        if not criteria.is_from_gates(methods.criterion):
+            return Stakes(weights)
+        found = gates(self.found, wanted, context, f"criterion={methods.criterion}")
+        pairs = zip(wanted, found, strict=True)
+        return Stakes(weights, {units.group.name: some for units, some in pairs if some is not None})
+
+    def _problem(self, units: Units, seen: Seen, stakes: Stakes) -> Problem:
         random, damping = self.context.random(units.group.name), self.methods.damping
         problem = problem_of(self.found.known, units, seen.evidence, random, damping, self.methods.from_makers)
-        return replace(problem, choices=seen.choices)
+        return replace(problem, choices=seen.choices, gates=stakes.gates.get(units.group.name))
 
-    def _ranking(self, units: Units, problem: Problem, removed: int, weights: Sensitivities | None) -> Ranking:
+    def _ranking(self, units: Units, problem: Problem, removed: int, stakes: Stakes) -> Ranking:
         """The units in the order in which they go; all but one of them for `removed` -1."""
         name = self.methods.criterion_of(problem)
-        judged = problem if weights is None else weighted(problem, units, weights)
+        judged = problem if stakes.weights is None else weighted(problem, units, stakes.weights)
         return criteria.CRITERIA[name](judged, removed if removed >= 0 else problem.size - 1)
 
-    def _decide(self, one: Plan, seen: Seen, weights: Sensitivities | None) -> Kept:
+    def _decide(self, one: Plan, seen: Seen, stakes: Stakes) -> Kept:
         """Chooses what to keep of one group, and gives its readers their new numbers."""
-        problem, group, context = self._problem(one.units, seen), one.units.group, self.context
+        problem, group, context = self._problem(one.units, seen, stakes), one.units.group, self.context
         kept = one.kept
         if kept is None:
-            kept = self._ranking(one.units, problem, problem.size - one.keep, weights).kept(problem.size, one.keep)
+            kept = self._ranking(one.units, problem, problem.size - one.keep, stakes).kept(problem.size, one.keep)
             if words := remark(one.units, one.keep, one.align):
                 context.note(f"{group.name}: {words}")
         columns = {"group": group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}

@@ -159,7 +159,7 @@ class _Scope:
 
     def _symbol(self, name: str) -> _Value:
         if name == "G":
-            raise ValueError("G, the gradient, is not to be had: calibration runs models forwards only")
+            raise ValueError("G, the gradient, is not in formulas: criterion=fisher and taylor go by gradients")
         if name not in _LEVELS:
             raise ValueError(f"there is no {name!r}; there are {', '.join(_LEVELS)}")
         return _Value(self.symbols[name], _LEVELS[name])

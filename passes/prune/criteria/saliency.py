@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.passes.prune.criteria.magnitude import magnitude
 from secateur.passes.prune.problem import Layer, Problem
-from secateur.passes.prune.ranking import Ranking, ranked
+from secateur.passes.prune.ranking import Ranking, priced, ranked
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -47,6 +47,4 @@ def by_error(problem: Problem, error: Callable[[Layer], Array]) -> Ranking:
     if not layers:
         return magnitude(problem, 0)
     shares = [error(layer) / target_energy(layer) for layer in layers]
-    loss: Array = np.mean(shares, axis=0)
-    order = np.argsort(-loss, kind="stable")[::-1]
-    return Ranking(order, np.maximum(loss[order], 0.0))
+    return priced(np.mean(shares, axis=0))
