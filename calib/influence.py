@@ -33,13 +33,15 @@ class Similarity:
     `influence` is 1 minus the mean cosine over all positions (Men et al. 2024, "ShortGPT", section 3.2), from 0 for a
     block that changes nothing but lengths to 2; `angle` the mean angle over pi (Gromov et al. 2024, "The Unreasonable
     Ineffectiveness of the Deeper Layers", equation 7), from 0 to 1, of the last position of sequences (rank 3, channels
-    last) and of all positions of anything else.
+    last) and of all positions of anything else; `relative` the mean of |y - x| / |x|, which sees lengths, too.
     """
 
     cosines: float = 0.0
     angles: float = 0.0
     positions: float = 0.0
     ends: float = 0.0
+    changes: float = 0.0
+    starts: float = 0.0
 
     @property
     def influence(self) -> float:
@@ -51,8 +53,14 @@ class Similarity:
         """The mean angle, divided by pi; 0 where nothing was seen."""
         return self.angles / self.ends if self.ends else 0.0
 
+    @property
+    def relative(self) -> float:
+        """The mean length of what is added, over that of what it is added to; 0 where nothing was seen."""
+        return self.changes / self.starts if self.starts else 0.0
+
     def update(self, entry: NDArray[Any], end: NDArray[Any], axis: int, weight: float) -> None:
-        """Adds one batch. Positions where one of the two vectors is zero have no angle, and do not count.
+        """Adds one batch. Positions where one of the two vectors is zero have no angle, and do not count;
+        those that start from zero have no relative change either.
 
         Raises:
             ValueError: the shapes differ.
@@ -66,6 +74,9 @@ class Similarity:
         cosines = np.clip(np.divide(products, lengths, out=np.zeros_like(products), where=found), -1.0, 1.0)
         self.cosines += weight * float(cosines[found].sum())
         self.positions += weight * int(found.sum())
+        start, change = (np.linalg.norm(one, axis=-1) for one in (x, y - x))
+        self.changes += weight * float((change[start > 0] / start[start > 0]).sum())
+        self.starts += weight * int((start > 0).sum())
         if x.ndim == 3 and axis in (2, -1):
             cosines, found = cosines[:, -1:], found[:, -1:]
         self.angles += weight * float(np.arccos(cosines[found]).sum()) / np.pi
