@@ -21,6 +21,7 @@ from secateur.passes.bisect import bisect as search
 from secateur.passes.context import Context
 from secateur.passes.pipeline import print_pipeline
 from secateur.recipes import RecipeLike, recipe_of
+from secateur.running import differentiator_of, tuner_of
 from secateur.text import Shown, heading, pairs
 
 if TYPE_CHECKING:
@@ -82,7 +83,14 @@ def bisect(model: ModelLike, recipe: RecipeLike, is_good: Judge, data: object = 
         tried += 1
         return is_good(candidate)
 
-    culprit = search(graph, passes, judge, Context(runner=OnnxRuntimeRunner, source=source, seed=asked.seed))
+    context = Context(
+        runner=OnnxRuntimeRunner,
+        differentiator=differentiator_of("onnxruntime"),
+        tuner=tuner_of("onnxruntime"),
+        source=source,
+        seed=asked.seed,
+    )
+    culprit = search(graph, passes, judge, context)
     return Verdict(title_of(model), print_pipeline(passes), culprit, tried)
 
 

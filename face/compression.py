@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
+from secateur.backends.latency import stopwatch
 from secateur.calib.batches import Source
 from secateur.feeding import Loading, ModelLike, graph_of, open_data, refuse_unknown, title_of
 from secateur.inspection import macs_of
@@ -21,7 +22,7 @@ from secateur.passes.manifest import Manifest
 from secateur.passes.pipeline import make_pass, print_pipeline
 from secateur.recipes import Recipe, RecipeLike, recipe_of
 from secateur.reports import CompressionReport
-from secateur.running import differentiator_of, runner_of
+from secateur.running import differentiator_of, runner_of, tuner_of
 
 CLEAN = "clean"
 
@@ -81,6 +82,8 @@ def compress(
     context = Context(
         runner=runner,
         differentiator=differentiator_of(how),
+        tuner=tuner_of(how),
+        stopwatch=stopwatch,
         source=source,
         seed=asked.seed,
         progress=progress or silent,

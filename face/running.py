@@ -6,7 +6,7 @@ from functools import partial
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.ir.errors import BackendError
-from secateur.ir.runner import DifferentiatorFactory, RunnerFactory
+from secateur.ir.runner import DifferentiatorFactory, RunnerFactory, TunerFactory
 
 RUNNERS = "onnxruntime, torch, torch:cuda"
 
@@ -31,5 +31,17 @@ def differentiator_of(name: str) -> DifferentiatorFactory:
     """What gives gradients beside a runner of that name: torch, on the same device. Loads nothing yet."""
     from secateur.backends.torch.scores import TorchDifferentiator
 
+    return partial(TorchDifferentiator, device=_gradients(name))
+
+
+def tuner_of(name: str) -> TunerFactory:
+    """What fits weights beside a runner of that name: torch, on the same device. Loads nothing yet."""
+    from secateur.backends.torch.tuning import TorchTuner
+
+    return partial(TorchTuner, device=_gradients(name))
+
+
+def _gradients(name: str) -> str:
+    """The device on which torch differentiates beside a runner of that name."""
     runtime, _, device = name.partition(":")
-    return partial(TorchDifferentiator, device=device if runtime == "torch" and device else "cpu")
+    return device if runtime == "torch" and device else "cpu"

@@ -67,7 +67,7 @@ def detached(graph: Graph, threshold: int = _INLINE) -> tuple[bytes, dict[str, T
     """A serialized model without its large initializers, and these by name: what a runtime needs that is fed weights.
 
     In the model they are declared external, at the location "detached", with no bytes anywhere. Large constants that
-    came as `Constant` nodes are among them.
+    came as `Constant` nodes are among them. Metadata and remarks are left out, too.
 
     Args:
         graph: a whole model.

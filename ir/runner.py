@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
@@ -12,6 +13,10 @@ from secateur.ir.graph import Graph
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by the name of an input."""
+
+
+Stopwatch: TypeAlias = Callable[[Graph, Feeds], float]
+"""Seconds that a graph takes for these feeds."""
 
 
 class Runner(Protocol):
@@ -59,5 +64,76 @@ class DifferentiatorFactory(Protocol):
         Args:
             graph: it is not changed, and must not be while the differentiator lives.
             at: names of values inside.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch: what goes in by name, what should come out (samples along axis 0), and what each sample counts."""
+
+    feeds: Feeds
+    target: NDArray[Any]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How weights are fitted by Adam (Kingma and Ba 2015) with a rate that falls to nought along a cosine.
+
+    Where nothing is better at a check than it was before the first step, the rate was too high: it begins again with a
+    lower one, for the steps that are left.
+
+    Attributes:
+        steps: how many are taken.
+        rate: of the first step, relative to the root mean square of each weight's elements that are not zero.
+        samples: for each step at least; batches are taken whole.
+        checks: how often on the way, at equal distances, the held-out loss is looked at.
+        seed: of the order of batches.
+    """
+
+    steps: int
+    rate: float
+    samples: int
+    checks: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """New weights by name, none where no step helped, and the held-out loss (mean squared error) before and after."""
+
+    weights: Mapping[str, NDArray[Any]]
+    before: float
+    after: float
+
+
+class Tuner(Protocol):
+    """A part of a model whose weights are ready to be fitted."""
+
+    def fit(self, examples: Sequence[Example], held_out: Sequence[Example], how: Descent) -> Tuned:
+        """The weights, of all that were looked at, with the smallest mean squared error on what was held out.
+
+        Args:
+            examples: what is fitted on.
+            held_out: what judges; the examples themselves where this is empty.
+            how: steps and rate.
+        """
+        ...
+
+
+class TunerFactory(Protocol):
+    """Makes a tuner for a part of a graph."""
+
+    def __call__(
+        self, graph: Graph, *, inputs: Sequence[str], output: str, weights: Mapping[str, NDArray[Any] | None]
+    ) -> AbstractContextManager[Tuner]:
+        """Prepares the part of `graph` that leads from the values `inputs` to the value `output`.
+
+        Args:
+            graph: a whole model; it is not changed, and must not be while the tuner lives.
+            inputs: names of values to be fed.
+            output: name of the value that is to be as the targets are.
+            weights: the constants to fit, by name: True for each element that may change, or None for all.
         """
         ...

@@ -12,7 +12,7 @@ import numpy as np
 from secateur.calib.batches import Source
 from secateur.ir import Graph, Op
 from secateur.ir.errors import BackendError, DataError
-from secateur.ir.runner import DifferentiatorFactory, RunnerFactory
+from secateur.ir.runner import DifferentiatorFactory, RunnerFactory, Stopwatch, TunerFactory
 from secateur.passes.facts import Facts
 from secateur.passes.manifest import Manifest
 from secateur.passes.report import Entry
@@ -39,6 +39,12 @@ class Context:
     """Runs the graph, or a part of it."""
     differentiator: DifferentiatorFactory | None = None
     """Tells how much the model's answers depend on values inside."""
+    tuner: TunerFactory | None = None
+    """Fits weights of a part of the graph to what it should give."""
+    stopwatch: Stopwatch | None = None
+    """Times a graph."""
+    original: Graph | None = None
+    """The graph as it was before the first lossy pass; None while there was none. Tensors are shared, not copied."""
     source: Source | None = None
     """Calibration data; every walk over it gives the same batches."""
     seed: int = 0
@@ -86,6 +92,29 @@ class Context:
                 f"{who} needs gradients, but nothing that gives them", hint="pip install 'secateur[torch]'"
             )
         return self.differentiator
+
+    def needed_tuner(self, who: str) -> TunerFactory:
+        """What fits weights by gradients, for a pass that cannot do without it.
+
+        Raises:
+            BackendError: none was handed in.
+        """
+        if self.tuner is None:
+            raise BackendError(
+                f"{who} fits weights by gradients, but nothing was given that does so",
+                hint="pip install 'secateur[torch]'",
+            )
+        return self.tuner
+
+    def needed_stopwatch(self, who: str) -> Stopwatch:
+        """What times graphs, for a pass that cannot do without it.
+
+        Raises:
+            BackendError: none was handed in.
+        """
+        if self.stopwatch is None:
+            raise BackendError(f"{who} times the model, but no runtime was given", hint="pip install 'secateur[run]'")
+        return self.stopwatch
 
     def needed_source(self, who: str) -> Source:
         """The calibration data, for a pass that cannot do without it.

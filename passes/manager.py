@@ -13,6 +13,7 @@ from secateur.ir.errors import GraphError, PassError, SecateurError
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.effects import broken_promise
+from secateur.passes.facets import Effect
 from secateur.passes.facts import Facts
 from secateur.passes.hooks import Dump, Hook, Step
 from secateur.passes.manifest import Manifest
@@ -121,6 +122,8 @@ class Manager:
                 raise
             raise self._defect(one, error) from error
         self.context.manifest = context.manifest
+        if one.effect is Effect.LOSSY and self.context.original is None:
+            self.context.original = before
         self.passes.append(one)
         self.report.entries.append(entry)
         for hook in self.hooks:

@@ -25,6 +25,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
         "prune": "secateur.passes.prune.dimensions:Prune",
         "quantize": "secateur.passes.quantize.qdq:Quantize",
+        "refit-blocks": "secateur.passes.refit.blocks:RefitBlocks",
         "reestimate-batchnorm": "secateur.passes.prune.batchnorm:ReestimateBatchNorm",
         "remove-dead-code": "secateur.passes.cleanup.dead_code:RemoveDeadCode",
         "remove-identities": "secateur.passes.cleanup.identities:RemoveIdentities",
