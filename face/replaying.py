@@ -38,9 +38,10 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
 
     The passes of the manifest's pipeline that lose nothing (`clean`) run where they ran. In place of the others the
     blocks that went are taken out, the kept indices of each weight's axes are traced to the dimensions that they belong
-    to, those are shrunk, and the masks are applied. No new numbers are made: nothing is refitted or quantized, so that of a manifest with `exact` the
-    result is what `compress` gave, and of another one its shapes and masks. With several prunings it is that but for
-    the order in which weights lie in the file; a pass between them that rewrites weights may make it refuse.
+    to, those are shrunk, and the masks are applied. No new numbers are made: nothing is refitted or quantized, so that
+    of a manifest with `exact` the result is what `compress` gave, and of another one its shapes and masks. With several
+    prunings it is that but for the order in which weights lie in the file; a pass between them that rewrites weights
+    may make it refuse.
 
     Args:
         manifest: one, or the path of one.

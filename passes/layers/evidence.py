@@ -148,10 +148,12 @@ def gather(
     shortcuts = {target.shortcut for target in targets if target.shortcut is not None}
     totals = {target.total for target in targets}
     seen = 0
-    for index, weight, now, then in _steps(streams, sorted(reads | shortcuts), sorted(totals), context):
+    for index, weight, now, then in _steps(streams, sorted(reads | shortcuts | totals), sorted(totals), context):
         samples = 0
         for use, target, evidence in zip(uses, targets, grams, strict=True):
-            wanted = target.of(now, then)
+            # Where a router sends other rows than it did, no two belong together: the layer's own output is the target.
+            routed = now[target.total].shape != then[target.total].shape
+            wanted = target.of(now, now if routed else then)
             read = now[use.data.name]
             samples = len(read)
             parts = ((False, evidence.fit, evidence.rows), (True, evidence.held_out, evidence.held_out_rows))

@@ -14,6 +14,8 @@ from secateur.ir.rules.weights import WeightUse, weight_uses
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.stages import trunk_blocks, walk
+from secateur.passes.manager import run_pipeline
+from secateur.passes.pipeline import parse_pipeline
 
 MODELS = ("resnet50", "gpt2", "minilm", "llama-dynamic-opset17", "swin", "efficientnet-lite0")
 LEAST = {"resnet50": 16, "gpt2": 4, "minilm": 12, "llama-dynamic-opset17": 4, "swin": 6, "efficientnet-lite0": 16}
@@ -87,3 +89,13 @@ def test_a_job_that_spans_blocks_sees_them_as_one() -> None:
     alone = gather(Streams.whole(graph, graph, context.needed_source("the test")), [uses[0], uses[-1]], context, 8)
     for one, other in zip(together[0], alone, strict=True):
         _same(one, other)
+
+
+@pytest.mark.parametrize("name", ["experts-routed", "experts-routed-opset17"])
+def test_a_router_that_sends_other_tokens_is_no_trouble(name: str) -> None:
+    """Pruned neurons change what the second router reads: it sends its experts other numbers of tokens."""
+    graph = zoo("small")[name]()
+    for text in ("prune{align=1}", "prune{align=1, criterion=magnitude, repair=none}", "sparsify{worthwhile=false}"):
+        context = Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
+        result = run_pipeline(graph, parse_pipeline(text), context)
+        assert result.report.entries[0].rows
