@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -72,6 +72,9 @@ class AttributeKind(Enum):
     SPARSE_TENSORS = 12
     TYPE_PROTO = 13
     TYPE_PROTOS = 14
+
+
+_HOLD_GRAPHS = (AttributeKind.GRAPH, AttributeKind.GRAPHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +172,8 @@ class Op:
 
     def bodies(self) -> tuple[Graph, ...]:
         """The graphs that this op's attributes hold, in attribute order."""
-        return tuple(self._bodies())
-
-    def _bodies(self) -> Iterator[Graph]:
-        for attribute in self.attributes.values():
-            if attribute.kind in (AttributeKind.GRAPH, AttributeKind.GRAPHS):
-                yield from attribute.graphs()
+        holders = [one for one in self.attributes.values() if one.kind in _HOLD_GRAPHS]
+        return tuple(body for one in holders for body in one.graphs()) if holders else ()
 
     @property
     def key(self) -> tuple[str, str]:

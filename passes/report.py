@@ -49,6 +49,9 @@ class Entry:
     notes: list[str] = field(default_factory=list)
     """What the user should know: what was left out, and why."""
 
+    def __post_init__(self) -> None:
+        self._said = set(self.notes)
+
     @property
     def name(self) -> str:
         """The pass without its options."""
@@ -60,7 +63,8 @@ class Entry:
 
     def note(self, text: str) -> None:
         """Adds a remark, once."""
-        if text not in self.notes:
+        if text not in self._said:
+            self._said.add(text)
             self.notes.append(text)
 
 
