@@ -61,6 +61,8 @@ class LassoTerms:
         gates = np.asarray(unit, dtype=np.intp)
         if gates.shape != self.linear.shape:
             raise ValueError(f"units of shape {gates.shape} for {len(self.linear)} channels")
+        if np.array_equal(gates, np.arange(len(gates))):
+            return self
         membership = np.zeros((len(gates), int(gates.max()) + 1))
         membership[np.arange(len(gates)), gates] = 1.0
         quadratic = membership.T @ self.quadratic @ membership

@@ -37,12 +37,15 @@ def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Co
     whole = Streams.whole(present, dense, source)
     found = trunk_blocks(present)
     turn = {op: index for index, block in enumerate(found) for op in block.ops}
-    inside = [job for job, ops in enumerate(jobs) if all(op in turn for op in ops)]
+    inside = {job: {turn[op] for op in ops} for job, ops in enumerate(jobs) if all(op in turn for op in ops)}
     order = {op: index for index, op in enumerate(present.ops())}
     begin = min((order[op] for op in turn), default=0)
-    outside = [job for job in range(len(jobs)) if job not in set(inside)]
-    early = [job for job in outside if min(order[op] for op in jobs[job]) < begin]
-    runs = _runs(found, {job: {turn[op] for op in jobs[job]} for job in inside})
+    early: list[int] = []
+    late: list[int] = []
+    for job, ops in enumerate(jobs):
+        if job not in inside:
+            (early if min(order[op] for op in ops) < begin else late).append(job)
+    runs = _runs(found, inside)
     for job in early:
         visit(job, whole)
 
@@ -56,9 +59,8 @@ def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Co
         model = present if dense is present else PairedStream(dense, present)
         factory = context.needed_runner("calibrating")
         capture_blocks(model, source, factory, [block for block, _ in runs], visit_stage)
-    for job in outside:
-        if job not in early:
-            visit(job, whole)
+    for job in late:
+        visit(job, whole)
 
 
 def trunk_blocks(graph: Graph) -> list[Block]:
