@@ -27,11 +27,13 @@ class Prune(Pass):
     """Removes a share of the units of groups; the layers that read them are refitted to what the dense model gave.
 
     Group by group from the input on, as He, Zhang and Sun (2017), "Channel Pruning for Accelerating Very Deep Neural
-    Networks", ICCV, do with channels: LASSO chooses, least squares repairs the readers, and the next group sees the
-    model as it is pruned so far while its target stays that of the dense one. Without data: by magnitude, unrepaired.
+    Networks", ICCV, do with channels: a criterion chooses, least squares repairs the readers, and the next group sees
+    the model as it is pruned so far while its target stays that of the dense one. What chooses is exact OBS where they
+    take LASSO. Without data: by magnitude, unrepaired.
 
     Groups are found by the analysis of dimensions, not by op types or names: channels (through depthwise convolutions,
-    residual trunks and concatenations), heads, head widths, neurons. What is pinned stays, and the report says why.
+    residual trunks and concatenations), heads, head widths, neurons, experts. What is pinned stays, and the report
+    says why.
     """
 
     name: ClassVar[str] = "prune"

@@ -62,7 +62,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Choices:
+class Routing:
     """Sums over the tokens that an expert was chosen for.
 
     Attributes:
@@ -91,7 +91,7 @@ def mixture_of(dimensions: Dimensions, group: Group) -> Mixture | None:
     return None
 
 
-def watch(mixture: Mixture, streams: Streams, context: Context) -> Choices:
+def watch(mixture: Mixture, streams: Streams, context: Context) -> Routing:
     """Runs the model as it is now, and counts.
 
     Raises:
@@ -108,7 +108,7 @@ def watch(mixture: Mixture, streams: Streams, context: Context) -> Choices:
                 rows = np.stack([np.ones(len(weighted)), weighted, plain])[:, chosen]
                 for into, row in zip(sums, rows, strict=True):
                     into += batch.weight * np.bincount(expert[chosen], row, mixture.size)
-    return Choices(*sums)
+    return Routing(*sums)
 
 
 def _rows(mixture: Mixture, found: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.int64], Array, Array]]:

@@ -16,7 +16,7 @@ from secateur.ir.tensor import Tensor
 from secateur.passes.layers.evidence import Evidence
 from secateur.passes.layers.matrix import bias_of, clip_of, matrix_of
 from secateur.passes.prune.affine import Affine, affine_of
-from secateur.passes.prune.experts import Choices
+from secateur.passes.prune.experts import Routing
 from secateur.passes.prune.units import Units
 
 Array = NDArray[np.float64]
@@ -134,7 +134,7 @@ class Problem:
         random: a generator of this decision's own, seeded by the run and the group.
         damping: what is added to the diagonal of Gram matrices, relative to its mean.
         affine: what makes the units, where that is asked for and is one affine map.
-        choices: what the data says of experts, where the units are experts whose shares can be seen.
+        routing: what the data says of experts, where the units are experts whose shares can be seen.
         gates: [samples, size] gradients of the model's surprise at its own answers with respect to gates that multiply
             the units (`secateur.passes.prune.gates`), where those were asked for.
     """
@@ -146,7 +146,7 @@ class Problem:
     random: np.random.Generator
     damping: float
     affine: Affine | None = None
-    choices: Choices | None = None
+    routing: Routing | None = None
     gates: Array | None = None
 
     @property

@@ -22,7 +22,7 @@ from secateur.passes.layers.stages import walk
 from secateur.passes.prune import allocation, criteria, repair
 from secateur.passes.prune.alignment import remark
 from secateur.passes.prune.costs import Costs, Resource
-from secateur.passes.prune.experts import Choices, mixture_of, watch
+from secateur.passes.prune.experts import Routing, mixture_of, watch
 from secateur.passes.prune.facts import dims
 from secateur.passes.prune.gates import measure as gates
 from secateur.passes.prune.latency import latencies
@@ -43,7 +43,7 @@ class Seen:
     """What the data says of a group: evidence of each reader, and what becomes of experts; None where nothing."""
 
     evidence: Sequence[Evidence] | None = None
-    choices: Choices | None = None
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Methods:
         """What decides: the criterion that was asked for, or one that can say something of these units."""
         if criteria.is_data_free(self.criterion):
             return self.criterion
-        if problem.choices is not None:
+        if problem.routing is not None:
             return self.criterion if self.criterion in criteria.OF_EXPERTS else "reap"
         if criteria.is_from_gates(self.criterion):
             return self.criterion if problem.gates is not None else "magnitude"
@@ -173,7 +173,7 @@ class Work:
     def _problem(self, units: Units, seen: Seen, stakes: Stakes) -> Problem:
         random, damping = self.context.random(units.group.name), self.methods.damping
         problem = problem_of(self.found.known, units, seen.evidence, random, damping, self.methods.from_makers)
-        return replace(problem, choices=seen.choices, gates=stakes.gates.get(units.group.name))
+        return replace(problem, routing=seen.routing, gates=stakes.gates.get(units.group.name))
 
     def _ranking(self, units: Units, problem: Problem, removed: int, stakes: Stakes) -> Ranking:
         """The units in the order in which they go; all but one of them for `removed` -1."""

@@ -43,8 +43,8 @@ class RefitBlocks(Pass):
     """Of each block."""
     rate: float = 0.01
     """How far the first steps move an element, relative to the root mean square of its weight; falls to nought."""
-    samples: int = 32
-    """For each step."""
+    batch_size: int = 32
+    """Samples for each step."""
     span: int = 1
     """Neighbouring blocks that are fitted as one; 0 takes the whole model."""
     keep_zeros: bool = True
@@ -53,8 +53,8 @@ class RefitBlocks(Pass):
     """Variations of each batch to fit on, and to judge by, as well (`secateur.calib.augment`)."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.samples) < 1 or not self.rate > 0:
-            raise ValueError("steps and samples must be at least 1, and rate above 0")
+        if min(self.steps, self.batch_size) < 1 or not self.rate > 0:
+            raise ValueError("steps and batch_size must be at least 1, and rate above 0")
         if min(self.span, self.augment) < 0:
             raise ValueError("span and augment must not be negative")
 
@@ -67,7 +67,7 @@ class RefitBlocks(Pass):
             )
         source, factory = context.needed_source(self.name), context.needed_runner(self.name)
         tuner = context.needed_tuner(self.name)
-        split = Split(source, self.samples, divisible=is_divisible(graph))
+        split = Split(source, self.batch_size, divisible=is_divisible(graph))
         held_out = [held for _, held in split.walk() for _ in range(1 + self.augment)]
         if not any(held_out):
             context.note("too few samples to hold some out: those that are fitted on judge the fit, too")
@@ -104,7 +104,7 @@ class RefitBlocks(Pass):
         """Fits one block to examples, some of which are held out; True if it is better for it."""
         end = stage.block.exit.name
         masks = {value.name: movable(value, self.keep_zeros) for value in weights}
-        how = Descent(self.steps, self.rate, self.samples, seed=int(context.random(end).integers(1 << 31)))
+        how = Descent(self.steps, self.rate, self.batch_size, seed=int(context.random(end).integers(1 << 31)))
         judging = [one for one, held in examples if held]
         fitting = [one for one, held in examples if not held]
         part = stage.current

@@ -17,7 +17,7 @@ from secateur.passes.layers.evidence import Streams
 from secateur.passes.manager import run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.prune.criteria.reap import reap
-from secateur.passes.prune.experts import Choices, mixture_of, watch
+from secateur.passes.prune.experts import Routing, mixture_of, watch
 from secateur.passes.prune.facts import dims
 from secateur.passes.prune.problem import Problem
 
@@ -39,7 +39,7 @@ def _experts(found: Dimensions) -> list[Group]:
     return [group for group in groups(found) if group.pin is None and roles.kind(group) is Kind.EXPERTS]
 
 
-def _watched(graph: Graph) -> list[Choices]:
+def _watched(graph: Graph) -> list[Routing]:
     found, context = dims(graph), Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
     streams = Streams.whole(graph, graph, context.needed_source("the test"))
     mixtures = [mixture_of(found, group) for group in _experts(found)]
@@ -51,10 +51,10 @@ def test_every_token_chooses_as_many_experts_as_topk_says(name: str) -> None:
     graph = zoo("small")[name]()
     seen, mixtures = _watched(graph), _experts(dims(graph))
     assert len(seen) == len(mixtures) >= 1
-    for choices in seen:
-        assert choices.count.sum() == 3 * 33 * 2  # batches, tokens, experts a token
-        assert (choices.weighted <= choices.plain * (1 + 1e-5)).all()
-        assert choices.weighted.sum() > 0
+    for routing in seen:
+        assert routing.count.sum() == 3 * 33 * 2  # batches, tokens, experts a token
+        assert (routing.weighted <= routing.plain * (1 + 1e-5)).all()
+        assert routing.weighted.sum() > 0
 
 
 @pytest.mark.parametrize("other", MODELS[1:3])
@@ -72,8 +72,8 @@ def test_it_is_the_mean_of_share_times_norm() -> None:
     shares[shares < 0.5] = 0
     shares[:, 4] = 0
     chosen = shares > 0
-    choices = Choices(chosen.sum(axis=0).astype(float), (shares * norms).sum(axis=0), (norms * chosen).sum(axis=0))
-    problem = Problem(6, (), (), (), random, 0.0, choices=choices)
+    routing = Routing(chosen.sum(axis=0).astype(float), (shares * norms).sum(axis=0), (norms * chosen).sum(axis=0))
+    problem = Problem(6, (), (), (), random, 0.0, routing=routing)
     expected = [
         float((shares[chosen[:, j], j] * norms[chosen[:, j], j]).mean()) if chosen[:, j].any() else 0 for j in range(6)
     ]

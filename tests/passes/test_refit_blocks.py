@@ -73,7 +73,7 @@ def test_a_masked_layer_comes_to_its_least_squares(dtype: DataType, slack: float
     mask = random.random(weight.shape) < 0.5
     present = dense.clone()
     present["w"].set_const(Tensor(weight * mask))
-    one = parse_pipeline("refit-blocks{steps=150,rate=0.05,samples=64}")
+    one = parse_pipeline("refit-blocks{steps=150,rate=0.05,batch_size=64}")
     done = run_pipeline(present, one, _context([{"x": x[at : at + 100]} for at in range(0, 400, 100)], dense))
 
     held_out = np.arange(400) % HELD_OUT == HELD_OUT - 1

@@ -17,14 +17,14 @@ def reap(problem: Problem, removed: int) -> Ranking:
     expert activation pruning). The share is what the model multiplies with, renormalised where it renormalises; an
     expert that is never chosen scores zero. Groups that are no experts, and experts inside fused ops, go by magnitude.
     """
-    if problem.choices is None:
+    if problem.routing is None:
         return magnitude(problem, removed)
-    return ranked(_mean(problem.choices.weighted, problem.choices.count))
+    return ranked(_mean(problem.routing.weighted, problem.routing.count))
 
 
 def frequency(problem: Problem, removed: int) -> Ranking:
     """The experts that are chosen least often go first."""
-    return magnitude(problem, removed) if problem.choices is None else ranked(problem.choices.count)
+    return magnitude(problem, removed) if problem.routing is None else ranked(problem.routing.count)
 
 
 def expert_norm(problem: Problem, removed: int) -> Ranking:
@@ -33,14 +33,14 @@ def expert_norm(problem: Problem, removed: int) -> Ranking:
     Jaiswal et al. 2025, "Finding Fantastic Experts in MoEs: A Unified Study for Expert Dropping Strategies and
     Observations", section 3, expert activation norm.
     """
-    return magnitude(problem, removed) if problem.choices is None else ranked(problem.choices.plain)
+    return magnitude(problem, removed) if problem.routing is None else ranked(problem.routing.plain)
 
 
 def expert_norm_mean(problem: Problem, removed: int) -> Ranking:
     """`expert_norm`, the mean over those tokens for the sum."""
-    if problem.choices is None:
+    if problem.routing is None:
         return magnitude(problem, removed)
-    return ranked(_mean(problem.choices.plain, problem.choices.count))
+    return ranked(_mean(problem.routing.plain, problem.routing.count))
 
 
 def _mean(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
