@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,13 +10,14 @@ from numpy.typing import NDArray
 from secateur.backends.feeds import check, matched
 from secateur.backends.torch.dtypes import from_array, to_array
 from secateur.backends.torch.lazy import torch
+from secateur.backends.torch.opened import Opened
 from secateur.backends.torch.program import Program, compile_torch
 from secateur.ir import DataType, Graph
 from secateur.ir.errors import BackendError
 from secateur.ir.extract import extract, forget_sizes
 
 
-class TorchRunner:
+class TorchRunner(Opened):
     """A graph, or the part of it from `inputs` to `outputs`, ready to run: `with TorchRunner(graph) as runner`.
 
     It takes and gives what `OnnxRuntimeRunner` does, so whatever is handed one can be handed the other.
@@ -47,7 +47,6 @@ class TorchRunner:
         self._part = extract(graph, inputs, names)
         forget_sizes(self._part, graph)
         self._device = device
-        self._program: Program | None = None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -59,19 +58,8 @@ class TorchRunner:
         """What is fetched, in this order."""
         return tuple(value.name for value in self._part.outputs)
 
-    def __enter__(self) -> TorchRunner:
-        """Loads torch and looks the rules up.
-
-        Raises:
-            BackendError: torch is not installed, has no such device, or ops have no rule (all are named).
-        """
-        self._program = compile_torch(self._part, device=self._device)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._program = None
+    def _compile(self) -> Program:
+        return compile_torch(self._part, device=self._device)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Named inputs to named outputs.
@@ -83,9 +71,7 @@ class TorchRunner:
             DataError: an array is missing, unknown, or of another dtype or shape than its input.
             BackendError: an op fails, or an output is no tensor.
         """
-        program = self._program
-        if program is None:
-            raise RuntimeError("a runner runs inside `with` only")
+        program = self._opened("runner")
         for array, value in matched(feeds, self._part.inputs):
             check(array, value)
         with torch.inference_mode():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from secateur.backends.feeds import check, matched
 from secateur.backends.torch.dtypes import from_array, to_array
 from secateur.backends.torch.lazy import torch
+from secateur.backends.torch.opened import Opened
 from secateur.backends.torch.program import Program, compile_torch
 from secateur.ir import Graph
 from secateur.ir.errors import BackendError, GraphError
@@ -22,7 +22,7 @@ Answer: TypeAlias = Literal["class", "number"]
 """What an output means: logits of one class for each row of its last axis, or numbers of unit variance."""
 
 
-class TorchDifferentiator:
+class TorchDifferentiator(Opened):
     """Scores at values of a graph: `with TorchDifferentiator(graph, at=names) as scores`.
 
     Answers are drawn from what the model itself believes, so that the mean of the squared scores is the Fisher
@@ -52,21 +52,9 @@ class TorchDifferentiator:
         self._at = tuple(dict.fromkeys(at))
         self._answers = answers
         self._device = device
-        self._program: Program | None = None
 
-    def __enter__(self) -> TorchDifferentiator:
-        """Loads torch and looks the rules up.
-
-        Raises:
-            BackendError: torch is not installed, has no such device, or ops have no rule (all are named).
-        """
-        self._program = compile_torch(self._graph, device=self._device)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._program = None
+    def _compile(self) -> Program:
+        return compile_torch(self._graph, device=self._device)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], seed: int) -> dict[str, NDArray[Any]]:
         """Named inputs to the scores at the values, each shaped like its value; zeros where no output depends on it.
@@ -79,9 +67,7 @@ class TorchDifferentiator:
             DataError: an array is missing, unknown, or of another dtype or shape than its input.
             BackendError: an op fails, or no output is made of real numbers.
         """
-        program = self._program
-        if program is None:
-            raise RuntimeError("a differentiator runs inside `with` only")
+        program = self._opened("differentiator")
         for array, value in matched(feeds, self._graph.inputs):
             check(array, value)
         found: dict[str, Tensor] = {}

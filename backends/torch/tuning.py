@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.backends.torch.dtypes import from_array, to_array
 from secateur.backends.torch.lazy import torch
+from secateur.backends.torch.opened import Opened
 from secateur.backends.torch.program import Program, compile_torch
 from secateur.ir import Graph
 from secateur.ir.errors import DataError
@@ -30,7 +30,7 @@ SLOWER = 3.0
 """As long as no state was better than the first, the rate is divided by this at each look."""
 
 
-class TorchTuner:
+class TorchTuner(Opened):
     """Weights of a part, ready to be fitted: `with TorchTuner(graph, inputs=..., output=..., weights=...) as tuner`.
 
     Weights are fitted in float32 and rounded to the type that they have each time the part is computed.
@@ -56,22 +56,9 @@ class TorchTuner:
         """
         self._graph, self._inputs, self._output = graph, tuple(inputs), output
         self._masks, self._device = dict(weights), device
-        self._program: Program | None = None
 
-    def __enter__(self) -> TorchTuner:
-        """Loads torch and looks the rules up.
-
-        Raises:
-            BackendError: torch is not installed, has no such device, or ops have no rule (all are named).
-            GraphError: a name is unknown, or the inputs do not suffice for the output.
-        """
-        self._program = compile_torch(self._graph, inputs=self._inputs, outputs=[self._output], device=self._device)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._program = None
+    def _compile(self) -> Program:
+        return compile_torch(self._graph, inputs=self._inputs, outputs=[self._output], device=self._device)
 
     def fit(self, examples: Sequence[Example], held_out: Sequence[Example], how: Descent) -> Tuned:
         """The weights, of all that were looked at, with the smallest mean squared error on what was held out.
@@ -82,9 +69,7 @@ class TorchTuner:
             DataError: there are no examples, a target has another shape than the output, or there is no such weight.
             BackendError: an op fails.
         """
-        program = self._program
-        if program is None:
-            raise RuntimeError("a tuner runs inside `with` only")
+        program = self._opened("tuner")
         if not examples:
             raise DataError("there is nothing to fit on", hint="give more samples")
         part, judging = _Part(program, self._output, self._masks), held_out or examples
