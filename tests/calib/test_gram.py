@@ -184,3 +184,29 @@ def test_no_rows_are_no_moments() -> None:
     gram.merge(Gram(2, 1))
     assert gram.rows == gram.count == 0
     assert not gram.xx.any() and not gram.centered().xx.any() and not gram.variance.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_wide_inputs_are_multiplied_in_single_precision_and_summed_in_double(dtype: Any) -> None:
+    random = np.random.default_rng(8)
+    x = (random.normal(size=(3000, 600)) * random.uniform(0.1, 3, 600) + 2 * random.normal(size=600)).astype(dtype)
+    y = random.normal(size=(3000, 7)).astype(dtype)
+    gram, exact = Gram(600, 7), Gram(600, 7, exact=True)
+    for part, targets in zip(np.array_split(x, 5), np.array_split(y, 5), strict=True):
+        gram.update(part, targets, 0.5)
+        exact.update(part, targets, 0.5)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(exact.xx, 0.5 * wide.T @ wide, rtol=1e-11, atol=1e-9)
+    for found, true in zip((gram.raw(), gram.centered()), (exact.raw(), exact.centered()), strict=True):
+        sizes = np.sqrt(np.outer(true.xx.diagonal(), true.xx.diagonal()))
+        off = np.abs((found.xx - true.xx) / sizes)
+        assert 0 < np.sqrt(np.mean(off**2)) < 1e-7
+        assert off.max() < 1e-6
+        sizes = np.sqrt(np.outer(true.xx.diagonal(), true.yy))
+        assert np.abs((found.xy - true.xy) / sizes).max() < 1e-6
+        np.testing.assert_allclose(found.yy, true.yy, rtol=1e-6)
+    np.testing.assert_allclose(gram.xx, gram.xx.T, rtol=1e-12, atol=1e-9)
+    # Of the type itself nothing is lost where it is float64.
+    double = Gram(600)
+    double.update(wide, weight=0.5)
+    np.testing.assert_allclose(double.xx, exact.xx, rtol=1e-11, atol=1e-9)
