@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,24 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 
 #: Bytes of patches that are gathered at a time.
 _CHUNK_BYTES = 1 << 25
+
+
+class Geometry(Protocol):
+    """Where an op with a kernel reads: a convolution, or a transposed one (`calib.transposed`)."""
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps along each axis."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """Into how many parts the channels are split."""
+        ...
+
+    def windows(self, x: AnyArray) -> AnyArray:
+        """[samples, c, *output, *kernel] what the kernel sees at each output position."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,25 @@ class ConvGeometry:
         axes = zip(spatial, self.padding(spatial), self.extents, self.strides, strict=True)
         return tuple((size + before + after - extent) // stride + 1 for size, (before, after), extent, stride in axes)
 
+    def windows(self, x: AnyArray) -> AnyArray:
+        """A view [samples, c, *output, *kernel] of the padded input: what the kernel sees at each output position.
+
+        Raises:
+            ValueError: the kernel does not fit into `x`, or the groups do not divide its channels.
+        """
+        rank = len(self.kernel)
+        if x.ndim != rank + 2 or x.shape[1] % self.group:
+            raise ValueError(f"x has shape {x.shape}, expected rank {rank + 2} and channels divisible by {self.group}")
+        spatial = x.shape[2:]
+        if min(self.output_shape(spatial)) < 1:
+            raise ValueError(f"a kernel that spans {self.extents} does not fit into an input of shape {x.shape}")
+        padding = self.padding(spatial)
+        padded = np.pad(x, [(0, 0), (0, 0), *padding]) if any(map(any, padding)) else x
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.extents, axis=tuple(range(2, 2 + rank)))
+        by_stride = tuple(slice(None, None, step) for step in self.strides)
+        by_dilation = tuple(slice(None, None, step) for step in self.dilations)
+        return windows[(slice(None), slice(None), *by_stride, *by_dilation)]
+
 
 def sample_positions(
     samples: int, output_shape: Sequence[int], per_sample: int | None, seed: int | Sequence[int]
@@ -103,7 +140,7 @@ def sample_positions(
     return np.sort(np.asarray(chosen, dtype=np.int64).reshape(samples, per_sample), axis=1)
 
 
-def patches(x: AnyArray, geometry: ConvGeometry, positions: Positions | None = None) -> AnyArray:
+def patches(x: AnyArray, geometry: Geometry, positions: Positions | None = None) -> AnyArray:
     """All patches at once: [group, samples * positions, c / group * taps], in the dtype of x.
 
     Args:
@@ -119,13 +156,13 @@ def patches(x: AnyArray, geometry: ConvGeometry, positions: Positions | None = N
 
 
 def iterate_patches(
-    x: AnyArray, geometry: ConvGeometry, positions: Positions | None = None, chunk_bytes: int = _CHUNK_BYTES
+    x: AnyArray, geometry: Geometry, positions: Positions | None = None, chunk_bytes: int = _CHUNK_BYTES
 ) -> Iterator[tuple[slice, AnyArray]]:
     """The rows of `patches` in order, a chunk at a time: (which rows, patches [group, rows, c / group * taps]).
 
     No more than `chunk_bytes` of patches are in memory, or those of one output position if they are larger.
     """
-    windows = _windows(x, geometry)
+    windows = geometry.windows(x)
     samples, rank = len(x), len(geometry.kernel)
     output_shape = windows.shape[2 : 2 + rank]
     total = int(np.prod(output_shape, dtype=np.int64))
@@ -144,22 +181,6 @@ def iterate_patches(
         yield slice(start, stop), np.moveaxis(grouped, 1, 0)
 
 
-def _windows(x: AnyArray, geometry: ConvGeometry) -> AnyArray:
-    """A view [samples, c, *output, *kernel] of the padded input: what the kernel sees at each output position."""
-    rank = len(geometry.kernel)
-    if x.ndim != rank + 2 or x.shape[1] % geometry.group:
-        raise ValueError(f"x has shape {x.shape}, expected rank {rank + 2} and channels divisible by {geometry.group}")
-    spatial = x.shape[2:]
-    if min(geometry.output_shape(spatial)) < 1:
-        raise ValueError(f"a kernel that spans {geometry.extents} does not fit into an input of shape {x.shape}")
-    padding = geometry.padding(spatial)
-    padded = np.pad(x, [(0, 0), (0, 0), *padding]) if any(map(any, padding)) else x
-    windows = np.lib.stride_tricks.sliding_window_view(padded, geometry.extents, axis=tuple(range(2, 2 + rank)))
-    by_stride = tuple(slice(None, None, step) for step in geometry.strides)
-    by_dilation = tuple(slice(None, None, step) for step in geometry.dilations)
-    return windows[(slice(None), slice(None), *by_stride, *by_dilation)]
-
-
 def output_rows(y: AnyArray, positions: Positions | None = None) -> AnyArray:
     """The outputs [samples, n, *spatial] of a convolution as rows [samples * positions, n] that belong to `patches`."""
     flat = np.moveaxis(y.reshape(*y.shape[:2], -1), 1, 2)
@@ -171,7 +192,7 @@ def output_rows(y: AnyArray, positions: Positions | None = None) -> AnyArray:
 def update_conv_grams(
     grams: Sequence[Gram],
     x: AnyArray,
-    geometry: ConvGeometry,
+    geometry: Geometry,
     y: AnyArray | None = None,
     positions: Positions | None = None,
     weight: float = 1.0,

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from secateur.ir.errors import ModelError
 from secateur.ir.storage import Storage, write_all
 from secateur.ir.types import DataType
+
+_PIECE = 1 << 18
+"""Elements that are compared at a time."""
 
 
 class Tensor:
@@ -121,6 +125,28 @@ class Tensor:
         """Where the bytes lie while nobody has touched them; None for an array in memory."""
         return self._storage
 
+    @property
+    def offset(self) -> int:
+        """Where the bytes begin in `storage`."""
+        return self._offset
+
+    def elements(self, start: int, stop: int, buffer: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """Elements `start` to `stop` of the flat tensor, of a type of whole bytes: read, not mapped, if untouched.
+
+        With a buffer of enough bytes, they are read into that, and are good until it is used again.
+        """
+        if self._array is not None:
+            # Flattening what is not in order would copy all of it.
+            return (self._array.reshape(-1) if self._array.flags.c_contiguous else self._array.flat)[start:stop]
+        assert self._storage is not None
+        width = self.dtype.bits // 8
+        if buffer is not None:
+            found = buffer[: (stop - start) * width]
+            self._storage.read_into(self._offset + start * width, found.data)
+            return found.view(self.dtype.numpy)
+        raw = self._storage.read(self._offset + start * width, (stop - start) * width)
+        return np.frombuffer(raw, np.uint8).view(self.dtype.numpy)
+
     def location(self) -> tuple[str, int, int] | None:
         """(path, offset, length) where the bytes lie in a file, or None."""
         if self._array is None and self._storage is not None and self._storage.path is not None:
@@ -150,7 +176,13 @@ class Tensor:
         mine, theirs = self.location(), other.location()
         if mine is not None and mine == theirs and self._storage is other._storage:
             return True
-        return bool(np.array_equal(_codes(self), _codes(other)))
+        if self.dtype.bits < 8:
+            return bool(np.array_equal(_codes(self), _codes(other)))
+        # Piece by piece: most that differ do so at once, and large ones are not to be in memory twice.
+        return all(
+            np.array_equal(_as_bytes(self.elements(start, stop)), _as_bytes(other.elements(start, stop)))
+            for start, stop in pairwise([*range(0, self.size, _PIECE), self.size])
+        )
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.short}{list(self.shape)})"

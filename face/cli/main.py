@@ -19,11 +19,13 @@ from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
 from secateur.cli.replay import replay
 from secateur.cli.run_pass import run_pass
+from secateur.cli.sparsity import sparsity
 from secateur.cli.text import diff, print_model
 
 COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "groups": groups,
+    "sparsity": sparsity,
     "compress": compress,
     "replay": replay,
     "compare": compare,

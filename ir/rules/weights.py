@@ -6,122 +6,55 @@ lie along `produced`, a bias goes with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
+from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
+from secateur.ir.rules import weight_rules_fused, weight_rules_linear
 from secateur.ir.rules.known import Known
-from secateur.ir.rules.table import RuleTable
-from secateur.ir.tensor import Tensor
+from secateur.ir.rules.weight_use import WeightRule, WeightUse, weight_rules
 
+__all__ = ["WeightRule", "WeightUse", "strangers", "weight_rules", "weight_use", "weight_uses", "weight_uses_of"]
 
-@dataclass(frozen=True, slots=True)
-class WeightUse:
-    """How one op uses one constant weight: `output = contract(data, weight) + bias`.
-
-    Axes are non-negative positions in the weight's, the data's and the output's shapes.
-    """
-
-    op: Op
-    port: int
-    """Where the op takes the weight."""
-    weight: Value
-    tensor: Tensor
-    data: Value
-    produced: int
-    """Axis of the weight that indexes output channels (within a group for a transposed convolution)."""
-    contracted: int
-    """Axis of the weight that is summed over, indexed by input channels (within a group)."""
-    groups: int
-    data_axis: int
-    output_axis: int
-    bias_port: int | None
-    """Where this op takes a bias; None where it takes none (MatMul)."""
-
-    @property
-    def bias(self) -> Value | None:
-        """The bias that is there."""
-        return None if self.bias_port is None else self.op.input(self.bias_port)
-
-    @property
-    def is_transposed(self) -> bool:
-        """True for a transposed convolution, whose kernel spreads inputs out over outputs."""
-        return len(self.tensor.shape) > 2 and self.produced != 0
-
-    @property
-    def has_samples_first(self) -> bool:
-        """True where axis 0 of data and output counts samples (or tokens), not channels."""
-        return self.data_axis != 0 and self.output_axis != 0
-
-    @property
-    def outputs(self) -> int:
-        """Output channels in all groups together."""
-        size = self.tensor.shape[self.produced]
-        return size * self.groups if self.produced != 0 else size
-
-    @property
-    def inputs(self) -> int:
-        """Input channels in all groups together."""
-        size = self.tensor.shape[self.contracted]
-        return size * self.groups if self.contracted != 0 else size
-
-
-WeightRule: TypeAlias = Callable[[Known, Op], WeightUse | None]
-
-weight_rules: RuleTable[WeightRule] = RuleTable("which input is a weight, and along which axis is it contracted?")
-_register = weight_rules.register
+# Importing these filled the table.
+_FILLED = (weight_rules_fused, weight_rules_linear)
 
 
 def weight_use(known: Known, op: Op) -> WeightUse | None:
-    """How `op` uses a weight; None where it has no rule, or its weight is not a constant of a fitting rank."""
+    """How `op` uses a weight that is plain: a constant that it reads itself, one matrix or kernel (`is_plain`).
+
+    None where it has no rule, or its weight is not such a constant; `weight_uses_of` tells of more.
+    """
+    return next((use for use in weight_uses_of(known, op) if use.is_plain), None)
+
+
+def weight_uses_of(known: Known, op: Op) -> Iterator[WeightUse]:
+    """All constant weights of one op: stacked, behind Transpose, Reshape, Cast, Q/DQ, or inside a fused op, too."""
     rule = weight_rules.get(op)
-    return rule(known, op) if rule is not None else None
+    if rule is not None:
+        yield from rule(known, op)
 
 
 def weight_uses(known: Known) -> Iterator[WeightUse]:
-    """The weights of a graph (bodies not included), in the order of its ops."""
+    """The weights of a graph (bodies not included), in the order of its ops, as `weight_uses_of` finds them."""
     for op in known.graph.ops():
-        if (use := weight_use(known, op)) is not None:
-            yield use
+        yield from weight_uses_of(known, op)
 
 
-@_register("Conv")
-def _conv(known: Known, op: Op) -> WeightUse | None:
-    return _convolution(known, op, produced=0, contracted=1)
+def strangers(graph: Graph, weight: Value, uses: Iterable[WeightUse]) -> list[str]:
+    """Who else reads a constant, or what lies between it and these uses of it; empty where nobody does.
 
-
-@_register("ConvTranspose")
-def _conv_transpose(known: Known, op: Op) -> WeightUse | None:
-    return _convolution(known, op, produced=1, contracted=0)
-
-
-def _convolution(known: Known, op: Op, produced: int, contracted: int) -> WeightUse | None:
-    tensor, data, weight = known.constant(op.input(1)), op.input(0), op.input(1)
-    if tensor is None or data is None or weight is None or len(tensor.shape) < 3:
-        return None
-    return WeightUse(op, 1, weight, tensor, data, produced, contracted, op.attribute("group", 1), 1, 1, 2)
-
-
-@_register("Gemm")
-def _gemm(known: Known, op: Op) -> WeightUse | None:
-    tensor, data, weight = known.constant(op.input(1)), op.input(0), op.input(1)
-    if tensor is None or data is None or weight is None or len(tensor.shape) != 2:
-        return None
-    transposed = bool(op.attribute("transB", 0))
-    data_axis = 0 if op.attribute("transA", 0) else 1
-    return WeightUse(op, 1, weight, tensor, data, 1 - transposed, int(transposed), 1, data_axis, 1, 2)
-
-
-@_register("MatMul")
-def _matmul(known: Known, op: Op) -> WeightUse | None:
-    left, right = op.input(0), op.input(1)
-    if left is None or right is None:
-        return None
-    tensor = known.constant(right)
-    if tensor is not None and len(tensor.shape) == 2 and (rank := known.rank(left)) is not None and rank >= 2:
-        return WeightUse(op, 1, right, tensor, left, 1, 0, 1, rank - 1, rank - 1, None)
-    tensor = known.constant(left)
-    if tensor is not None and len(tensor.shape) == 2 and (rank := known.rank(right)) is not None and rank >= 2:
-        return WeightUse(op, 0, left, tensor, right, 0, 1, 1, rank - 2, rank - 2, None)
-    return None
+    A change of the constant reaches them, too.
+    """
+    ours = [use for use in uses if use.weight is weight]
+    between = {op for use in ours for op in use.chain}
+    allowed = {(use.op, use.port) for use in ours} | {(op, 0) for op in between}
+    found: dict[str, None] = {}
+    for value in [weight, *(op.output for op in between)]:
+        direct = graph.uses(value)
+        found.update((str(op), None) for op, port in direct if (op, port) not in allowed)
+        inside = set(graph.consumers(value)) - {op for op, _ in direct}
+        found.update((str(op), None) for op in inside)
+        if value in graph.outputs:
+            found["the interface"] = None
+    return sorted(found)

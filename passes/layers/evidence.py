@@ -6,9 +6,8 @@ targets from the dense one. Where a layer's output is added to a shortcut that h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 from secateur.calib.batches import Source
 from secateur.calib.capture import Part
 from secateur.calib.gram import Gram, Moments
-from secateur.calib.patches import ConvGeometry, Positions, iterate_patches, output_rows, sample_positions
 from secateur.calib.solvers.least_squares import intercept, residual
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
 from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
-from secateur.passes.layers.matrix import added_bias
+from secateur.passes.layers.matrix import added_bias, bias_of, matrices_of
+from secateur.passes.layers.reads import rows_of, samples_first
 from secateur.passes.layers.rows import Rows
 
 Array: TypeAlias = NDArray[np.float64]
@@ -54,6 +53,13 @@ class Evidence:
         both.merge(self.fit)
         both.merge(self.held_out)
         return both
+
+    def take(self, x: NDArray[Any], y: NDArray[Any], weight: float, is_held: bool) -> None:
+        """Adds rows [n, columns] and targets [n, outputs] to those to fit, or to those held out."""
+        if len(x):
+            gram, kept = (self.held_out, self.held_out_rows) if is_held else (self.fit, self.rows)
+            gram.update(x, y, weight)
+            kept.update(x, y)
 
     def moments(self, with_bias: bool) -> Moments:
         """What a fit is made from: about the means where a bias takes those up, about zero where there is none."""
@@ -123,49 +129,168 @@ class Streams:
         return cls(part, part if dense is present else Part(dense, source))
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """One layer, where its targets come from, and what is gathered of each of its matrices."""
+
+    use: WeightUse
+    target: _Target
+    dense: _Dense | None
+    slabs: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """The layer of the dense model, where its output is no value: `rows @ matrices.T + biases` computes it."""
+
+    matrices: Array
+    """[slabs, outputs, columns]."""
+    biases: Array
+    """[slabs, outputs]."""
+
+    def of(self, rows: NDArray[Any]) -> Array:
+        """[slabs, rows, outputs] of what the dense model reads [slabs, rows, columns]."""
+        made: Array = rows.astype(np.float64) @ self.matrices.swapaxes(1, 2) + self.biases[:, None]
+        return made
+
+
 def gather(
     streams: Streams, uses: Sequence[WeightUse], context: Context, positions: int, rows: int = 0
 ) -> list[Evidence]:
-    """Runs both models over the calibration data once, and gathers moments for each layer.
+    """`gather_slabs` for layers that are one matrix each.
+
+    Raises:
+        ValueError: a layer is several matrices.
+    """
+    many = next((use for use in uses if use.slabs != 1), None)
+    if many is not None:
+        raise ValueError(f"{many.weight.name} is {many.slabs} matrices, not one")
+    return [slabs[0] for slabs in gather_slabs(streams, uses, context, positions, rows)]
+
+
+def gather_slabs(
+    streams: Streams, uses: Sequence[WeightUse], context: Context, positions: int, rows: int = 0
+) -> list[tuple[Evidence, ...]]:
+    """Runs both models over the calibration data once, and gathers moments for each matrix of each layer.
+
+    Every fifth sample is held out; where a layer's rows are no longer samples (experts, channels first), every fifth
+    row.
 
     Args:
         streams: inputs and shortcuts come from the present model, targets from the dense one, by the same names.
-        uses: layers of the present model.
+        uses: layers of the present model whose `targets` can be seen.
         context: runner and seed.
         positions: output positions to sample of each image (0 takes all); the same for inputs and targets.
         rows: how many rows to keep as they are beside the moments, and a quarter as many of those held out.
 
+    Returns:
+        For each layer evidence for each of its matrices, as `secateur.passes.layers.matrix.matrices_of` orders them.
+
     Raises:
+        ValueError: what a layer reads or gives is no value of the graph.
         DataError: a value is NaN or infinite, or there is no data.
         BackendError: no runtime was given.
     """
-    targets = [_target(streams.present.graph, use) for use in uses]
-    grams = [
-        Evidence(_gram(use), _gram(use), Rows(rows, (context.seed, 0)), Rows(rows // 4, (context.seed, 1)))
-        for use in uses
-    ]
+    layers = [_layer(streams, use, context.seed, rows) for use in uses]
+    groups = _alike(layers, rows)
     reads = {use.data.name for use in uses}
-    shortcuts = {target.shortcut for target in targets if target.shortcut is not None}
-    totals = {target.total for target in targets}
+    shortcuts = {layer.target.shortcut for layer in layers if layer.target.shortcut is not None}
+    totals = {layer.target.total for layer in layers}
     seen = 0
     for index, weight, now, then in _steps(streams, sorted(reads | shortcuts | totals), sorted(totals), context):
         samples = 0
-        for use, target, evidence in zip(uses, targets, grams, strict=True):
-            # Where a router sends other rows than it did, no two belong together: the layer's own output is the target.
-            routed = now[target.total].shape != then[target.total].shape
-            wanted = target.of(now, now if routed else then)
-            read = now[use.data.name]
+        for layer, members in groups:
+            read = now[layer.use.data.name]
+            wanted = _wanted(members, now, then)
             samples = len(read)
-            parts = ((False, evidence.fit, evidence.rows), (True, evidence.held_out, evidence.held_out_rows))
-            for held_out, gram, kept in parts:
-                chosen = (np.arange(seen, seen + samples) % HELD_OUT == HELD_OUT - 1) == held_out
-                if chosen.any():
-                    found = _rows(use, read[chosen], wanted[chosen], positions, (context.seed, index, int(held_out)))
-                    for x, y in found:
-                        gram.update(x, y, weight)
-                        kept.update(x, y)
+            batch = _Batch(seen, weight, positions, (context.seed, index))
+            if samples_first(layer.use, read, wanted):
+                _by_samples(layer, read, wanted, batch)
+            else:
+                _by_rows(layer, read, wanted, batch)
         seen += samples
-    return grams
+    found = {id(member): slabs for group in groups for member, slabs in _shared(*group)}
+    return [found[id(layer)] for layer in layers]
+
+
+def _alike(layers: Sequence[_Layer], rows: int) -> list[tuple[_Layer, list[_Layer]]]:
+    """Layers that read the same rows (queries, keys, values), as one whose targets are those of all side by side."""
+    groups: dict[object, list[_Layer]] = {}
+    for layer in layers:
+        use = layer.use
+        alone = rows or use.taps or use.slabs > 1 or layer.dense is not None
+        last = (use.data_axis, use.output_axis)
+        groups.setdefault(id(layer) if alone else (use.data.name, *last), []).append(layer)
+    return [(some[0] if len(some) == 1 else _joint(some), some) for some in groups.values()]
+
+
+def _joint(some: Sequence[_Layer]) -> _Layer:
+    width, outputs = some[0].slabs[0].fit.width, sum(one.slabs[0].fit.target_width for one in some)
+    return replace(some[0], slabs=(Evidence(Gram(width, outputs), Gram(width, outputs)),))
+
+
+def _wanted(members: Sequence[_Layer], now: _Fetched, then: _Fetched) -> NDArray[Any]:
+    """The targets of layers, side by side where there are several."""
+    found = []
+    for target in (member.target for member in members):
+        # Where a router sends other rows than it did, no two belong together: the layer's own output is the target.
+        routed = now[target.total].shape != then[target.total].shape
+        found.append(target.of(now, now if routed else then))
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=members[0].use.output_axis)
+
+
+def _shared(joint: _Layer, members: Sequence[_Layer]) -> Iterator[tuple[_Layer, tuple[Evidence, ...]]]:
+    """The evidence of each of these layers; that of several has one and the same Gram matrix of inputs."""
+    if len(members) == 1:
+        yield joint, joint.slabs
+        return
+    (whole,), start = joint.slabs, 0
+    for member in members:
+        stop = start + member.slabs[0].fit.target_width
+        columns = slice(start, stop)
+        yield member, (Evidence(whole.fit.with_targets_of(columns), whole.held_out.with_targets_of(columns)),)
+        start = stop
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The number of samples before it, what it counts, how many positions to take, and the seed of these."""
+
+    seen: int
+    weight: float
+    positions: int
+    seed: tuple[int, ...]
+
+
+def _by_samples(layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], batch: _Batch) -> None:
+    held = (batch.seen + np.arange(len(read))) % HELD_OUT == HELD_OUT - 1
+    for is_held, chosen in ((False, ~held), (True, held)):
+        if not chosen.any():
+            continue
+        for x, y in _pairs(layer, read[chosen], wanted[chosen], batch.positions, (*batch.seed, int(is_held))):
+            for slab, mine, given in zip(layer.slabs, x, y, strict=True):
+                slab.take(mine, given, batch.weight, is_held)
+
+
+def _by_rows(layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], batch: _Batch) -> None:
+    for x, y in _pairs(layer, read, wanted, batch.positions, (*batch.seed, 0)):
+        held = np.arange(x.shape[1]) % HELD_OUT == HELD_OUT - 1
+        for slab, mine, given in zip(layer.slabs, x, y, strict=True):
+            slab.take(mine[~held], given[~held], batch.weight, is_held=False)
+            slab.take(mine[held], given[held], batch.weight, is_held=True)
+
+
+def _pairs(
+    layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], positions: int, seed: tuple[int, ...]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """What a layer reads and should give as rows of each slab, in chunks."""
+    if layer.dense is None:
+        for (x,), y in rows_of(layer.use, [read], wanted, positions, seed):
+            assert y is not None
+            yield x, y
+        return
+    for (x, before), _ in rows_of(layer.use, [read, wanted], None, positions, seed):
+        yield x, layer.dense.of(before)
 
 
 def _steps(
@@ -187,26 +312,29 @@ def _steps(
             yield index, batch.weight, now.run(batch.feeds), then.run(other.feeds)
 
 
-def _rows(
-    use: WeightUse, read: NDArray[Any], wanted: NDArray[Any], positions: int, seed: tuple[int, ...]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """What a layer reads and should give as rows, in chunks."""
-    if len(use.tensor.shape) == 2:
-        x = np.moveaxis(read, use.data_axis, -1)
-        y = np.moveaxis(wanted, use.output_axis, -1)
-        yield x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        return
-    geometry = ConvGeometry.of(use.tensor.shape, {name: one.value for name, one in use.op.attributes.items()})
-    chosen: Positions | None = None
-    if positions:
-        chosen = sample_positions(len(read), wanted.shape[2:], positions, seed)
-    targets = output_rows(wanted, chosen)
-    for rows, chunk in iterate_patches(read, geometry, chosen):
-        yield chunk[0], targets[rows]
+def _layer(streams: Streams, use: WeightUse, seed: int, rows: int) -> _Layer:
+    if use.targets is None:
+        raise ValueError(f"what {use.op} makes of {use.weight.name} cannot be seen")
+    slabs, outputs = use.slabs, use.outputs // use.groups
+    width = use.tensor.size // (slabs * outputs)
+    found = tuple(
+        Evidence(Gram(width, outputs), Gram(width, outputs), Rows(rows, (seed, 0)), Rows(rows // 4, (seed, 1)))
+        for _ in range(slabs)
+    )
+    if use.targets == "output":
+        return _Layer(use, _target(streams.present.graph, use), None, found)
+    return _Layer(use, _Target(use.data.name), _dense(streams.dense.graph, use), found)
 
 
-def _gram(use: WeightUse) -> Gram:
-    return Gram(math.prod(use.tensor.shape) // use.outputs, use.outputs)
+def _dense(graph: Graph, use: WeightUse) -> _Dense:
+    """The same layer of the dense model, which knows it by the names of its output and its weight."""
+    output, weight = graph.get(use.op.output.name), graph.get(use.weight.name)
+    op = None if output is None else graph.producer(output)
+    before = use
+    if op is not None and weight is not None and weight.const is not None:
+        before = replace(use, op=op, weight=weight, tensor=weight.const)
+    matrices, bias = matrices_of(before), bias_of(before)
+    return _Dense(matrices, np.zeros(matrices.shape[:2]) if bias is None else bias.reshape(matrices.shape[:2]))
 
 
 def _target(graph: Graph, use: WeightUse) -> _Target:
