@@ -33,6 +33,8 @@ class Pass(ABC):
     """For ROUNDED: the largest error of an output, divided by the largest magnitude in that output."""
     replayable: ClassVar[bool] = True
     """Whether a manifest says all that it does to a graph, so that it can be done again to another checkpoint."""
+    recorded: ClassVar[bool] = False
+    """Whether replaying takes what it did from the manifest instead of running it again, as with all that is lossy."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -41,6 +43,8 @@ class Pass(ABC):
                 raise TypeError(f"pass {cls.__name__} does not say its {wanted}")
         if not _KEBAB.fullmatch(cls.name):
             raise TypeError(f"pass {cls.__name__}: the name {cls.name!r} is not kebab case")
+        if cls.effect is Effect.LOSSY:
+            cls.recorded = True
         if (cls.effect is Effect.ROUNDED) != (cls.tolerance > 0):
             raise TypeError(f"pass {cls.__name__}: a tolerance belongs to a rounded effect, and to no other")
 

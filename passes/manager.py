@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from secateur.ir import Graph
-from secateur.ir.errors import GraphError, PassError, SecateurError
+from secateur.ir.errors import GraphError, PassError, RefusedError, SecateurError
+from secateur.ir.sparsity_scheme import SparsityScheme, broken_schemes, unmark
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.effects import broken_promise
@@ -140,6 +141,13 @@ class Manager:
         if rewrites:
             context.facts.drop(one.changes)
         self._verify(one, before)
+        lost = list(broken_schemes(self.graph, before))
+        if lost and one.effect is not Effect.LOSSY:
+            mark = SparsityScheme.of(lost[0])
+            raise RefusedError(
+                f"{one.name} fills zeros of {lost[0].name}, which is to stay {mark}",
+                hint=f"run {one.name} before what made them",
+            )
         if snapshot is not None:
             _check_honesty(one, rewrites, snapshot, self.graph)
         if level >= Check.FULL:
@@ -147,6 +155,10 @@ class Manager:
                 raise PassError(f"{one.name} left stale facts: {', '.join(stale)}")
             if reason := broken_promise(one, before, self.graph, context):
                 raise PassError(f"{one.name} promises to be {one.effect.value}, but {reason}")
+        for value in lost:
+            context.note(f"{value.name} is no longer {SparsityScheme.of(value)}: sparsify after {one.name}")
+            context.manifest.schemes.pop(value.name, None)
+            unmark(value)
 
     def _verify(self, one: Pass, before: Graph) -> None:
         try:

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from secateur.ir.errors import DataError
 from secateur.ir.files import write_atomically
+from secateur.ir.masked import Bits
+from secateur.passes.packed_masks import PackedMasks
 
 VERSION = 1
 
@@ -49,8 +51,10 @@ class Manifest:
     kept: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     """Blocks that went whole, as `drop-blocks` names them."""
-    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    masks: PackedMasks = field(default_factory=PackedMasks)
     """True where an element of the compressed weight stays."""
+    schemes: dict[str, str] = field(default_factory=dict)
+    """What weights are marked with as sparse (`secateur.ir.sparsity_scheme`): `2:4 axis 1`."""
     scales: dict[str, Scale] = field(default_factory=dict)
 
     def keep(self, name: str, axis: int, indices: ArrayLike) -> None:
@@ -73,11 +77,13 @@ class Manifest:
         if name in self.masks:
             self.masks[name] = self.masks[name].take(now, axis)
 
-    def mask(self, name: str, mask: ArrayLike) -> None:
+    def mask(self, name: str, mask: ArrayLike | Bits) -> None:
         """Notes which elements of the weight, as it is now, stay (True); masks of one weight are combined."""
-        now = np.asarray(mask, np.bool_)
-        before = self.masks.get(name)
-        self.masks[name] = now.copy() if before is None else before & now
+        if name not in self.masks:
+            self.masks[name] = mask if isinstance(mask, Bits) else np.asarray(mask, np.bool_)
+            return
+        now = mask.unpacked() if isinstance(mask, Bits) else np.asarray(mask, np.bool_)
+        self.masks[name] = self.masks[name] & now
 
     def scale(self, name: str, scale: Scale) -> None:
         """Notes how the weight, as it is now, is quantized; the last word counts."""
@@ -88,13 +94,15 @@ class Manifest:
         for name in names:
             self.kept.pop(name, None)
             self.masks.pop(name, None)
+            self.schemes.pop(name, None)
             self.scales.pop(name, None)
 
     def copy(self) -> Manifest:
         """A copy that can be changed without changing this one (the arrays are never written to)."""
         twin = copy.copy(self)
         twin.kept = {name: dict(axes) for name, axes in self.kept.items()}
-        twin.masks, twin.scales, twin.dropped = dict(self.masks), dict(self.scales), list(self.dropped)
+        twin.schemes = dict(self.schemes)
+        twin.masks, twin.scales, twin.dropped = self.masks.copy(), dict(self.scales), list(self.dropped)
         return twin
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +120,9 @@ class Manifest:
         if self.dropped:
             document["dropped"] = self.dropped
         if self.masks:
-            document["masks"] = {name: _pack(mask) for name, mask in sorted(self.masks.items())}
+            document["masks"] = {name: _pack(self.masks.bits(name)) for name in sorted(self.masks)}
+        if self.schemes:
+            document["schemes"] = dict(sorted(self.schemes.items()))
         if self.scales:
             document["scales"] = {name: _scale_to_json(scale) for name, scale in sorted(self.scales.items())}
         return document
@@ -147,7 +157,8 @@ class Manifest:
                     for name, axes in document.kept.items()
                 },
                 dropped=document.dropped,
-                masks={name: _unpack(mask.shape, mask.bits) for name, mask in document.masks.items()},
+                masks=PackedMasks.of({name: _unpack(mask.shape, mask.bits) for name, mask in document.masks.items()}),
+                schemes=document.schemes,
                 scales={name: _scale_from_json(scale.model_dump()) for name, scale in document.scales.items()},
             )
         except OSError as error:
@@ -158,17 +169,17 @@ class Manifest:
             ) from error
 
 
-def _pack(mask: NDArray[np.bool_]) -> Mapping[str, Any]:
-    squeezed = zlib.compress(np.packbits(mask.reshape(-1)).tobytes(), 6)
+def _pack(mask: Bits) -> Mapping[str, Any]:
+    squeezed = zlib.compress(mask.packed.tobytes(), 6)
     return {"shape": list(mask.shape), "bits": base64.b64encode(squeezed).decode()}
 
 
-def _unpack(shape: Sequence[int], bits: str) -> NDArray[np.bool_]:
+def _unpack(shape: Sequence[int], bits: str) -> Bits:
     packed = np.frombuffer(zlib.decompress(base64.b64decode(bits, validate=True)), np.uint8)
     count = math.prod(shape)
     if len(packed) != (count + 7) // 8:
         raise ValueError(f"a mask of {len(packed)} bytes for shape {list(shape)}")
-    return np.unpackbits(packed, count=count).astype(np.bool_).reshape(shape)
+    return Bits(tuple(shape), packed)
 
 
 def _scale_from_json(entry: Mapping[str, Any]) -> Scale:

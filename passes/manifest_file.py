@@ -45,6 +45,7 @@ class Document(_Strict):
     kept: dict[str, dict[NonNegativeInt, list[NonNegativeInt]]]
     dropped: list[str] = []
     masks: dict[str, Mask] = {}
+    schemes: dict[str, str] = {}
     scales: dict[str, Scale] = {}
 
 

@@ -29,7 +29,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "reestimate-batchnorm": "secateur.passes.prune.batchnorm:ReestimateBatchNorm",
         "remove-dead-code": "secateur.passes.cleanup.dead_code:RemoveDeadCode",
         "remove-identities": "secateur.passes.cleanup.identities:RemoveIdentities",
-        "sparsify": "secateur.passes.sparsify.pattern:Sparsify",
+        "sparsify": "secateur.passes.sparsify.elements:Sparsify",
     }
 )
 

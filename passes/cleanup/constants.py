@@ -14,6 +14,7 @@ from secateur.ir.errors import SecateurError
 from secateur.ir.node import ConstantNode
 from secateur.ir.rules.known import Known
 from secateur.ir.runner import RunnerFactory
+from secateur.ir.sparsity_scheme import SparsityScheme
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.purity import is_repeatable
 from secateur.passes.cleanup.shape_values import shape_value
@@ -189,5 +190,19 @@ def _replace_by_constant(part: Graph, value: Value, tensor: Tensor) -> None:
     part.rename(value, part.unique_name(f"{name}_folded"))
     kind = value.type if value in part.outputs else TensorType(tensor.dtype, tensor.shape)
     constant = part.add_value(Value(name, kind, tensor, node, value.doc, value.metadata))
+    if (scheme := _kept_scheme(op)) is not None:
+        scheme.mark(constant)
     part.replace_all_uses(value, constant)
     sweep(part, op)
+
+
+def _kept_scheme(op: Op) -> SparsityScheme | None:
+    """The zeros that what an op makes of a marked constant is known to have."""
+    read = op.input(0) if op.inputs else None
+    scheme = None if read is None or read.const is None else SparsityScheme.of(read)
+    if scheme is None or op.domain or op.op_type not in ("Cast", "Identity", "Transpose"):
+        return None
+    if op.op_type != "Transpose":
+        return scheme
+    assert read is not None and read.const is not None
+    return scheme.transposed(op.attribute("perm", range(len(read.const.shape))[::-1]))

@@ -15,6 +15,7 @@ from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
 from secateur.ir.rules.weights import WeightUse, weight_uses
+from secateur.ir.sparsity_scheme import SparsityScheme
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
@@ -48,7 +49,7 @@ class Quantize(Pass):
         """Quantizes every weighted op that fits; returns how many."""
         opset = graph.header.opset() or 0
         known = context.facts.get(known_fact)
-        uses = [use for use in weight_uses(known) if self._fits(use, graph, context)]
+        uses = [use for use in weight_uses(known) if not _is_quantized(use) and self._fits(use, graph, context)]
         if uses and opset < 13:
             raise RefusedError(
                 f"the model imports opset {opset}; a scale for each channel needs opset 13 or later",
@@ -76,7 +77,9 @@ class Quantize(Pass):
 
     def _fits(self, use: WeightUse, graph: Graph, context: Context) -> bool:
         reason = None
-        if use.tensor.dtype.short not in ("f32", "f16", "bf16"):
+        if not use.is_plain:
+            reason = f"{use.op} reads it stacked, or behind other ops"
+        elif use.tensor.dtype.short not in ("f32", "f16", "bf16"):
             reason = f"it is {use.tensor.dtype.short}"
         elif use.is_transposed:
             reason = f"TensorRT runs a quantized {use.op.op_type} in float all the same"
@@ -94,6 +97,10 @@ class Quantize(Pass):
         watchers = {name: [one] for name, one in ranges.items()}
         capture(graph, source, runner, watchers, CaptureOptions(progress=context.progress))
         return {name: float(amax_max(one)) for name, one in ranges.items()}
+
+
+def _is_quantized(use: WeightUse) -> bool:
+    return any(op.op_type in ("QuantizeLinear", "DequantizeLinear") for op in use.chain)
 
 
 def _quantize_data(graph: Graph, use: WeightUse, amax: float) -> Value:
@@ -117,6 +124,8 @@ def _quantize_weight(graph: Graph, use: WeightUse, context: Context) -> Value:
         graph.add_constant(f"{name}_scale", Tensor(scales)),
         graph.add_constant(f"{name}_zero_point", Tensor(np.zeros(scales.shape, np.int8))),
     ]
+    if (scheme := SparsityScheme.of(use.weight)) is not None:
+        scheme.mark(stored[0])
     restored = emit(graph, "DequantizeLinear", stored, {"axis": use.produced}, outputs=[f"{name}_dequantized"])
     error = dense.astype(np.float64) - codes * along(scales.astype(np.float64), use.produced, dense.ndim)
     energy, noise = float(np.sum(dense.astype(np.float64) ** 2)), float(np.sum(error**2))

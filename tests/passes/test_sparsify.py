@@ -20,7 +20,6 @@ from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.sparsify.masks import keep_largest, satisfies
-from secateur.passes.sparsify.repair import masked_least_squares
 
 
 def _sparsify(graph: Graph, options: str = "") -> Result:
@@ -107,22 +106,6 @@ def test_a_weight_read_along_two_axes_stays_dense() -> None:
 def test_a_weight_that_is_sparse_already_is_left_alone() -> None:
     once = _sparsify(Net(16).conv(16).done()).graph
     assert _sparsify(once).report.rewrites == 0
-
-
-@settings(deadline=None, derandomize=True, max_examples=20)
-@given(st.integers(0, 1000), st.sampled_from([0.0, 0.1]))
-def test_masked_least_squares_is_the_best_that_the_mask_allows(seed: int, damping: float) -> None:
-    """Against numpy's lstsq on the explicit rows, one output at a time, the prior as extra rows."""
-    random = np.random.default_rng(seed)
-    x, y = random.normal(size=(40, 6)), random.normal(size=(40, 3))
-    mask, prior = random.random((3, 6)) < 0.6, random.normal(size=(3, 6))
-    found = masked_least_squares(x.T @ x, x.T @ y, mask, prior, damping)
-    assert not found[~mask].any()
-    pull = np.sqrt(damping * np.mean(np.sum(x**2, axis=0)))
-    for row, kept in enumerate(mask):
-        rows = np.vstack([x[:, kept], pull * np.eye(kept.sum())])
-        wanted = np.concatenate([y[:, row], pull * prior[row, kept]])
-        np.testing.assert_allclose(found[row, kept], np.linalg.lstsq(rows, wanted)[0], atol=1e-8)
 
 
 def test_repair_helps_and_keeps_the_pattern() -> None:
