@@ -18,6 +18,7 @@ from secateur.ir.onnx_shapes import infer
 from secateur.ir.removable import removable_blocks
 from secateur.ir.rules.cost import cost
 from secateur.ir.rules.known import Known
+from secateur.passes.prune.fills import untie
 from secateur.text import Shown, amount, heading, notes, table
 
 if TYPE_CHECKING:
@@ -163,8 +164,9 @@ def group_report(model: ModelLike, *, everything: bool = False) -> GroupReport:
         ModelError: the file is no model.
         GraphError: the graph is not well formed.
     """
-    graph = graph_of(model)
+    graph = graph_of(model).clone()
     graph.verify()
+    untie(graph)  # as `prune` does before it looks
     known = Known(graph, infer(graph))
     found = dimensions(known)
     rows = tuple(_rows(found, everything))

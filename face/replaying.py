@@ -15,16 +15,19 @@ from secateur.ir import Graph, Tensor
 from secateur.ir.dims.algebra import Dim, indices, leaves, owners
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.axes import Layouts, Use
+from secateur.ir.dims.reorder import reorder
 from secateur.ir.dims.shrink import shrink
 from secateur.ir.errors import RefusedError
+from secateur.ir.sparsity_scheme import KEY
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.drop.blocks import DropBlocks
-from secateur.passes.facets import Effect
 from secateur.passes.manager import run_pipeline
 from secateur.passes.manifest import Manifest
 from secateur.passes.pipeline import parse_pipeline
+from secateur.passes.prune.dimensions import Prune
 from secateur.passes.prune.facts import dims
+from secateur.passes.prune.fills import untie
 
 ManifestLike: TypeAlias = "Manifest | str | os.PathLike[str]"
 Indices: TypeAlias = NDArray[np.int64]
@@ -38,10 +41,10 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
 
     The passes of the manifest's pipeline that lose nothing (`clean`) run where they ran. In place of the others the
     blocks that went are taken out, the kept indices of each weight's axes are traced to the dimensions that they belong
-    to, those are shrunk, and the masks are applied. No new numbers are made: nothing is refitted or quantized, so that
-    of a manifest with `exact` the result is what `compress` gave, and of another one its shapes and masks. With several
-    prunings it is that but for the order in which weights lie in the file; a pass between them that rewrites weights
-    may make it refuse.
+    to, those are put in their order and shrunk, and the masks are applied. No new numbers are made: nothing is refitted
+    or quantized, so that of a manifest with `exact` the result is what `compress` gave, and of another one its shapes
+    and masks. With several prunings it is that but for the order in which weights lie in the file; a pass between them
+    that rewrites weights may make it refuse.
 
     Args:
         manifest: one, or the path of one.
@@ -62,33 +65,47 @@ def replay(manifest: ManifestLike, model: ModelLike) -> Graph:
                 f"the manifest's pipeline has {one}, of which a manifest does not say what it did",
                 hint=f"run {one.name} on the checkpoint itself, with the names that the report of the first run gives",
             )
-    lossy = [index for index, one in enumerate(passes) if one.effect is Effect.LOSSY] or [len(passes)]
-    graph = _run(graph_of(model), passes[: lossy[0]])
+    recorded = [index for index, one in enumerate(passes) if one.recorded] or [len(passes)]
+    graph = _run(graph_of(model), passes[: recorded[0]])
     if wanted.dropped:
         graph = run_pipeline(graph, [DropBlocks(names=tuple(wanted.dropped))], Context(runner=OnnxRuntimeRunner)).graph
-    _remove(graph, wanted.kept)
-    graph = _run(graph, passes[lossy[0] : lossy[-1]])
+    _remove(graph, wanted.kept, passes)
+    graph = _run(graph, passes[recorded[0] : recorded[-1]])
     _mask(graph, wanted.masks)
-    return _run(graph, passes[lossy[-1] :])
+    for name, scheme in wanted.schemes.items():
+        if (value := graph.get(name)) is not None:
+            value.metadata = {**value.metadata, KEY: scheme}
+    return _run(graph, passes[recorded[-1] :])
 
 
 def _run(graph: Graph, passes: Iterable[Pass]) -> Graph:
-    """A copy, after those of the passes that lose nothing."""
-    kept = [one for one in passes if one.effect is not Effect.LOSSY]
+    """A copy, after those of the passes whose work the manifest does not hold."""
+    kept = [one for one in passes if not one.recorded]
     return run_pipeline(graph, kept, Context(runner=OnnxRuntimeRunner)).graph
 
 
-def _remove(graph: Graph, kept: Mapping[str, Mapping[int, Indices]]) -> None:
-    """Shrinks the dimensions that the kept indices belong to; what comes of it must be what the manifest says."""
+def _remove(graph: Graph, kept: Mapping[str, Mapping[int, Indices]], passes: Iterable[Pass]) -> None:
+    """Reorders and shrinks the dimensions that kept indices belong to; the result must be what the manifest says."""
     for name, axes in kept.items():
         _check(graph, name, axes)
+    if any(one.name == Prune.name for one in passes):
+        untie(graph)
     found = dims(graph)
     chosen = _chosen(found, kept)
     done = Manifest()
-    for one in shrink(graph, found, chosen):
+    # What stays comes first, in its new order; so only the end of a reordered dimension is cut off.
+    moved = {dim: _first(some, dim) for dim, some in chosen.items() if (np.diff(some) < 0).any()}
+    for one in reorder(graph, found, moved):
+        done.keep(one.weight, one.axis, one.kept)
+    for one in shrink(graph, found, {**chosen, **{dim: np.arange(len(chosen[dim])) for dim in moved}}):
         done.keep(one.weight, one.axis, one.kept)
     graph.verify()
     _compare(kept, done.kept)
+
+
+def _first(some: Indices, dim: Dim) -> Indices:
+    """All indices of a dimension: these, then the others."""
+    return np.concatenate([some, np.setdiff1d(np.arange(dim.size or 0), some)])
 
 
 def _check(graph: Graph, name: str, axes: Mapping[int, Indices]) -> None:
@@ -110,7 +127,7 @@ def _check(graph: Graph, name: str, axes: Mapping[int, Indices]) -> None:
 
 
 def _chosen(found: Dimensions, kept: Mapping[str, Mapping[int, Indices]]) -> dict[Dim, Indices]:
-    """For each dimension that the kept axes are made of, the indices of it that stay."""
+    """For each dimension that the kept axes are made of, the indices of it that stay, in their new order."""
     chosen: dict[Dim, Indices] = {}
     first: dict[Dim, str] = {}
     layouts = {name: layout for name, layout in _layouts(found).items() if name in kept}
@@ -119,7 +136,8 @@ def _chosen(found: Dimensions, kept: Mapping[str, Mapping[int, Indices]]) -> dic
             where = f"{name!r}, axis {axis}"
             for leaf in leaves(layouts[name][axis]):
                 unit = owners(layouts[name][axis], leaf)[some]
-                units = np.unique(unit[unit >= 0])
+                met, at = np.unique(unit[unit >= 0], return_index=True)
+                units = met[np.argsort(at)]
                 before = chosen.setdefault(leaf, units)
                 if not np.array_equal(before, units):
                     raise RefusedError(

@@ -23,6 +23,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
+        "permute": "secateur.passes.permute.permute:Permute",
         "prune": "secateur.passes.prune.dimensions:Prune",
         "quantize": "secateur.passes.quantize.qdq:Quantize",
         "refit-blocks": "secateur.passes.refit.blocks:RefitBlocks",

@@ -12,10 +12,11 @@ from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
-from secateur.passes.facets import Effect, Facet
+from secateur.passes.facets import EVERYTHING, Effect, Facet
 from secateur.passes.prune import allocation, criteria, repair
 from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.facts import dims
+from secateur.passes.prune.fills import untie
 from secateur.passes.prune.plan import Wishes
 from secateur.passes.prune.selection import Kinds, chosen, named, read_units
 from secateur.passes.prune.units import units_of
@@ -87,9 +88,12 @@ class Prune(Pass):
                 choices.check(name)
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Decides group by group on masked weights, then removes everything at once; returns the groups that shrank."""
+        """Decides group by group on masked weights, then removes everything at once; returns the groups that shrank
+        and the blank tensors that no longer tie them."""
         self._check_data(context)
         given = read_units(self.units) if self.units else None
+        if untied := untie(graph):
+            context.facts.drop(EVERYTHING)
         found = context.facts.get(dims)
         every = groups(found)
         if given is None:
@@ -99,7 +103,7 @@ class Prune(Pass):
         source = None if context.source is None else augmented(context.source, roles(graph), self.augment, context.seed)
         work = Work(graph, found, self._methods(context), replace(context, source=source))
         wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
-        return work.prune([units_of(found, group) for group in wanted], wishes, given)
+        return untied + work.prune([units_of(found, group) for group in wanted], wishes, given)
 
     def _check_data(self, context: Context) -> None:
         if context.source is not None:
