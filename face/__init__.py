@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secateur.advising import SparsityAdvice, advise_sparsity
     from secateur.backends.tensorrt import BuildReport
     from secateur.building import build
     from secateur.calib.batches import Batch, Source
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "secateur.advising": ("SparsityAdvice", "advise_sparsity"),
     "secateur.backends.tensorrt": ("BuildReport",),
     "secateur.building": ("build",),
     "secateur.calib.batches": ("Batch", "Source"),
@@ -75,9 +77,11 @@ __all__ = [
     "Result",
     "SecateurError",
     "Source",
+    "SparsityAdvice",
     "Tensor",
     "Value",
     "__version__",
+    "advise_sparsity",
     "build",
     "compare",
     "compress",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import secateur
+from secateur.cli.advise import advise
 from secateur.cli.bisect import bisect
 from secateur.cli.build import build
 from secateur.cli.command import Command, command_of
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "groups": groups,
     "sparsity": sparsity,
+    "advise": advise,
     "compress": compress,
     "replay": replay,
     "compare": compare,

@@ -1,0 +1,57 @@
+"""`secateur advise`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.command import Answer
+from secateur.cli.failures import Misuse
+from secateur.cli.screen import Screen
+
+
+@dataclass(frozen=True)
+class AdviseOptions:
+    """Options of `advise`."""
+
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+    sparsity: Annotated[
+        bool, typer.Option("--sparsity", help="Which layers can take sparse kernels, and gain how much at most.")
+    ] = False
+    target: Annotated[
+        str | None, typer.Option(help="A device: l4, a100, 8.9, a .toml or .json file, or key=value,…")
+    ] = None
+    format: Annotated[str, typer.Option(help="What runs: fp32, tf32, fp16, bf16, fp8, int8.")] = "fp16"
+    shape: Annotated[list[str], typer.Option(help="NAME=SHAPE of an input, as x=1x3x224x224; give several times.")] = (
+        field(default_factory=list)
+    )
+    batch: Annotated[int | None, typer.Option(help="Size of first axes that no shape fixes; 1 by default.")] = None
+    least: Annotated[float, typer.Option(help="Layers that gain less than this at most stay dense.")] = 1.05
+    times: Annotated[
+        Path | None, typer.Option(help="Kernels measured by benchmarks/sparse_kernels.py, instead of the roofline.")
+    ] = None
+
+
+def advise(options: AdviseOptions, screen: Screen) -> Answer:
+    """Say what a model can gain on a device before any work is done."""
+    from secateur.advising import advise_sparsity
+    from secateur.backends.tensorrt import parse_shape
+
+    if not options.sparsity:
+        raise Misuse("expected what to advise on", hint="give --sparsity")
+    if options.target is None:
+        raise Misuse("--sparsity needs a device", hint="give --target, for example --target l4")
+    shapes = [parse_shape(text) for text in options.shape]
+    advice = advise_sparsity(
+        options.model,
+        options.target,
+        options.format,
+        shapes={one.input: one.opt for one in shapes},
+        batch=options.batch,
+        least=options.least,
+        times=options.times,
+    )
+    return Answer(advice)
