@@ -16,6 +16,7 @@ GROUP = "secateur.passes"
 
 PASSES: Mapping[str, str] = MappingProxyType(
     {
+        "apply-masks": "secateur.passes.masks.apply:ApplyMasks",
         "clean": "secateur.passes.cleanup.clean:Clean",
         "factorize": "secateur.passes.factorize.low_rank:Factorize",
         "drop-blocks": "secateur.passes.drop.blocks:DropBlocks",

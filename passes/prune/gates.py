@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secateur.calib.batches import Batch
 from secateur.calib.capture import Part
+from secateur.calib.output_error import meanings
 from secateur.ir.build import add_constant, emit
 from secateur.ir.dims.algebra import Dim, expand, find, leaves, owners
 from secateur.ir.dims.analysis import Dimensions
@@ -87,7 +88,7 @@ def measure(found: Dimensions, wanted: Sequence[Units], context: Context, who: s
     if not gates:
         return [None] * len(wanted)
     rows: list[list[Array]] = [[] for _ in wanted]
-    with factory(graph, at=[gate.name for gate in gates.values()]) as scores:
+    with factory(graph, at=[gate.name for gate in gates.values()], outputs=meanings(found.known)) as scores:
         for index, batch in _asked(Part(graph, source)):
             samples = batch.samples or 1
             score = scores.run(batch.feeds, context.seed + index)
@@ -115,7 +116,7 @@ def _asked(part: Part) -> Iterator[tuple[int, Batch]]:
 
 def _places(found: Dimensions, units: Units) -> dict[Spot, _Place]:
     """Where the units of a group are read: by layers that sum over them, else by whatever they end in."""
-    reads = list(_layers(found, units)) or list(_ends(found, units.group.dim))
+    reads = list(_layers(found, units)) or list(ends(found, units.group.dim))
     places: dict[Spot, _Place] = {}
     for spot, read in reads:
         if spot not in places:
@@ -134,7 +135,7 @@ def _layers(found: Dimensions, units: Units) -> Iterator[tuple[Spot, Read]]:
             yield (use.data, use.data_axis), (op, op.inputs.index(use.data))
 
 
-def _ends(found: Dimensions, dim: Dim) -> Iterator[tuple[Spot, Read]]:
+def ends(found: Dimensions, dim: Dim) -> Iterator[tuple[Spot, Read]]:
     """What has a dimension while nothing that is made of it has: the first such input of each op."""
     known = found.known
     for op in known.graph.ops():

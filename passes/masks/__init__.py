@@ -1,0 +1,1 @@
+"""Masks that were learned elsewhere, by training, become surgery."""
