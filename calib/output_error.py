@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,8 @@ from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import weight_use
-from secateur.ir.runner import Runner, RunnerFactory
+from secateur.ir.runner import Meaning, Runner, RunnerFactory
 from secateur.ir.types import TensorType
-
-Meaning: TypeAlias = Literal["logits", "probabilities", "numbers"]
-"""What an output is, and so how two of them are compared."""
 
 _PASSED = frozenset({"Identity", "Cast", "Add", "Sub", "Mul", "Div", "Tanh"})
 """What may lie between the last layer and logits: a bias, a temperature, a soft cap."""
@@ -33,7 +30,8 @@ def meanings(known: Known) -> dict[str, Meaning]:
 
     Logits are what a linear layer makes along the last axis, a bias and a soft cap on top of it or not, and what
     LogSoftmax makes; probabilities what Softmax makes along the last axis: more than two in a row in each case. All
-    else is numbers: hidden states, images, boxes. A projection to an embedding looks like logits, and counts as such.
+    else is numbers: hidden states, what a pooler squashes by a Tanh, images, boxes. A projection to an embedding looks
+    like logits, and counts as such.
     """
     found: dict[str, Meaning] = {}
     for output in known.graph.outputs:
@@ -49,6 +47,8 @@ def _meaning(known: Known, output: Value) -> Meaning:
         return "numbers"
     last = (-1, len(shape) - 1)
     maker = known.graph.producer(output)
+    if maker is not None and maker.op_type == "Tanh":
+        return "numbers"
     while maker is not None and maker.op_type in _PASSED and (before := _dynamic(known, maker)) is not None:
         maker = known.graph.producer(before)
     if maker is None:

@@ -15,15 +15,16 @@ import numpy.typing as npt
 
 from secateur.calib.batches import Batch, Source
 from secateur.calib.capture import fitted
+from secateur.calib.output_error import meanings
 from secateur.ir.errors import DataError
-from secateur.ir.graph import Graph
+from secateur.ir.rules.known import Known
 from secateur.ir.runner import DifferentiatorFactory
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
 def sensitivities(
-    graph: Graph,
+    known: Known,
     source: Source,
     factory: DifferentiatorFactory,
     at: Mapping[str, int],
@@ -34,7 +35,7 @@ def sensitivities(
     """The squares of the scores in each channel of values: summed over positions, the mean over samples.
 
     Args:
-        graph: a whole model.
+        known: a whole model, its answers by what its outputs mean (`secateur.calib.output_error.meanings`).
         source: what is fed to its inputs.
         factory: what differentiates it.
         at: names of values, each with the axis that counts its channels.
@@ -49,13 +50,13 @@ def sensitivities(
     """
     sums: dict[str, Array] = {}
     seen = 0
-    with factory(graph, at=list(at)) as scores:
+    with factory(known.graph, at=list(at), outputs=meanings(known)) as scores:
         for index, batch in enumerate(source):
             if seen >= samples:
                 break
             if batch.weight <= 0:
                 continue
-            feeds = fitted(Batch(batch.feeds, batch.weight), graph, source.name, index).feeds
+            feeds = fitted(Batch(batch.feeds, batch.weight), known.graph, source.name, index).feeds
             for name, score in scores.run(feeds, seed + index).items():
                 rows = np.moveaxis(np.asarray(score, np.float64), at[name], -1).reshape(-1, score.shape[at[name]])
                 squares = np.einsum("nc,nc->c", rows, rows)

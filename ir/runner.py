@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -14,6 +14,9 @@ from secateur.ir.graph import Graph
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by the name of an input."""
 
+
+Meaning: TypeAlias = Literal["logits", "probabilities", "numbers"]
+"""What an output is, and so how two of them are compared: beliefs by their divergence, numbers by squared error."""
 
 Stopwatch: TypeAlias = Callable[[Graph, Feeds], float]
 """Seconds that a graph takes for these feeds."""
@@ -58,12 +61,15 @@ class Differentiator(Protocol):
 class DifferentiatorFactory(Protocol):
     """Makes a differentiator for a graph."""
 
-    def __call__(self, graph: Graph, *, at: Sequence[str]) -> AbstractContextManager[Differentiator]:
+    def __call__(
+        self, graph: Graph, *, at: Sequence[str], outputs: Mapping[str, Meaning]
+    ) -> AbstractContextManager[Differentiator]:
         """Prepares a whole model.
 
         Args:
             graph: it is not changed, and must not be while the differentiator lives.
             at: names of values inside.
+            outputs: those that are its answers, and what they mean.
         """
         ...
 
@@ -108,6 +114,14 @@ class Tuned:
     after: float
 
 
+@dataclass(frozen=True)
+class Slope:
+    """How wrong a part of a model is with certain weights: its squared error, and the gradient at each, by name."""
+
+    error: float
+    gradients: Mapping[str, NDArray[Any]]
+
+
 class Tuner(Protocol):
     """A part of a model whose weights are ready to be fitted."""
 
@@ -118,6 +132,19 @@ class Tuner(Protocol):
             examples: what is fitted on.
             held_out: what judges; the examples themselves where this is empty.
             how: steps and rate.
+        """
+        ...
+
+    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example, per: NDArray[Any]) -> Slope:
+        """The squared error of one example with other weights, and its gradient: for what makes weights of its own.
+
+        Whoever writes weights as a function of something (masks of beliefs, codes of scales) goes on from here by the
+        chain rule, and needs to know nothing of the runtime.
+
+        Args:
+            weights: of those that the tuner was made for some, by name, shaped as they are.
+            example: what goes in and should come out; its weight counts.
+            per: what errors are divided by before they are squared; broadcasts to the target.
         """
         ...
 

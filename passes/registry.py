@@ -31,6 +31,8 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "reestimate-batchnorm": "secateur.passes.prune.batchnorm:ReestimateBatchNorm",
         "remove-dead-code": "secateur.passes.cleanup.dead_code:RemoveDeadCode",
         "remove-identities": "secateur.passes.cleanup.identities:RemoveIdentities",
+        "rotate-heads": "secateur.passes.rotate.heads:RotateHeads",
+        "sample-channels": "secateur.passes.sample.channels:SampleChannels",
         "sparsify": "secateur.passes.sparsify.elements:Sparsify",
     }
 )

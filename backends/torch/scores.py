@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -14,12 +14,10 @@ from secateur.backends.torch.opened import Opened
 from secateur.backends.torch.program import Program, compile_torch
 from secateur.ir import Graph
 from secateur.ir.errors import BackendError, GraphError
+from secateur.ir.runner import Meaning
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Answer: TypeAlias = Literal["class", "number"]
-"""What an output means: logits of one class for each row of its last axis, or numbers of unit variance."""
 
 
 class TorchDifferentiator(Opened):
@@ -32,25 +30,27 @@ class TorchDifferentiator(Opened):
     """
 
     def __init__(
-        self, graph: Graph, *, at: Sequence[str], answers: Mapping[str, Answer] | None = None, device: str = "cpu"
+        self, graph: Graph, *, at: Sequence[str], outputs: Mapping[str, Meaning], device: str = "cpu"
     ) -> None:
         """Looks the values up; `with` prepares it.
 
         Args:
             graph: a whole model; it is not changed.
             at: names of values inside.
-            answers: which outputs count and what they mean; None takes all outputs of real numbers: logits where
-                there are more than two of them in a row, numbers otherwise.
+            outputs: those that are answers, and what they mean: of logits and probabilities one class is drawn for
+                each row of the last axis, numbers have unit variance.
             device: "cpu", "cuda", "cuda:1".
 
         Raises:
-            GraphError: a name is unknown.
+            GraphError: a name is unknown, or is no output.
         """
+        if strangers := sorted(set(outputs) - {value.name for value in graph.outputs}):
+            raise GraphError(f"{graph.title} has no output {', '.join(strangers)}", hint="`secateur print` shows them")
         if unknown := [name for name in at if graph.get(name) is None]:
             raise GraphError(f"{graph.title} has no value {', '.join(unknown)}", hint="`secateur print` shows them")
         self._graph = graph
         self._at = tuple(dict.fromkeys(at))
-        self._answers = answers
+        self._outputs = dict(outputs)
         self._device = device
 
     def _compile(self) -> Program:
@@ -65,7 +65,7 @@ class TorchDifferentiator(Opened):
 
         Raises:
             DataError: an array is missing, unknown, or of another dtype or shape than its input.
-            BackendError: an op fails, or no output is made of real numbers.
+            BackendError: an op fails, or no answer depends on the values.
         """
         program = self._opened("differentiator")
         for array, value in matched(feeds, self._graph.inputs):
@@ -94,30 +94,25 @@ class TorchDifferentiator(Opened):
     def _surprise(self, made: Mapping[str, Tensor], generator: Any) -> Tensor:
         """-log p of answers drawn from the model: a scalar that depends on what was watched."""
         total: Any = None
-        for name, output in made.items():
-            meaning = self._meaning(name, output)
-            if meaning is None or not output.requires_grad:
+        for name, meaning in self._outputs.items():
+            output = made[name]
+            if not output.requires_grad:
                 continue
-            term = _classes(output, generator) if meaning == "class" else _numbers(output, generator)
+            term = _numbers(output, generator) if meaning == "numbers" else _classes(output, meaning, generator)
             total = term if total is None else total + term
         if total is None:
             raise BackendError(
-                f"no output of {self._graph.title} depends on {', '.join(self._at)} by real numbers",
+                f"no answer of {self._graph.title} depends on {', '.join(self._at)} by real numbers",
                 hint="name values on the way from the inputs to an output",
             )
         return total
 
-    def _meaning(self, name: str, output: Tensor) -> Answer | None:
-        if self._answers is not None:
-            return self._answers.get(name)
-        if not output.is_floating_point():
-            return None
-        return "class" if output.dim() >= 2 and output.shape[-1] > 2 else "number"
 
-
-def _classes(logits: Tensor, generator: Any) -> Tensor:
-    """Cross entropy against classes drawn from the softmax over the last axis."""
-    rows = logits.reshape(-1, logits.shape[-1]).float()
+def _classes(output: Tensor, meaning: Meaning, generator: Any) -> Tensor:
+    """Cross entropy against classes drawn from what the last axis says, by logits or by probabilities."""
+    rows = output.reshape(-1, output.shape[-1]).float()
+    if meaning == "probabilities":
+        rows = rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
     beliefs = torch.softmax(rows.detach(), -1).cpu()
     drawn = torch.multinomial(beliefs, 1, generator=generator)[:, 0].to(rows.device)
     return torch.nn.functional.cross_entropy(rows, drawn, reduction="sum")

@@ -94,7 +94,7 @@ def _walk(found: Dimensions, dim: Dim, makers: Iterable[Occurrence]) -> _Walk:
         value = waiting.pop()
         for op in graph.consumers(value):
             made = [one for one in op.outputs if one is not None and _has(found, one, dim)]
-            if not made and Use(op, 1) not in found.layouts:
+            if not made and op.op_type != "Shape" and Use(op, 1) not in found.layouts:
                 sides.update(port for port, one in enumerate(op.inputs[:2]) if one is value)
             linear &= not made or _is_linear(found, op, value)
             fresh = [one for one in made if one not in seen]

@@ -17,9 +17,10 @@ from secateur.passes.cleanup.dead_code import RemoveDeadCode
 from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
 from secateur.passes.drop.bypass import bypass
-from secateur.passes.drop.choice import Criterion, Question, Scores, answers_of, choose, judged, pattern
+from secateur.passes.drop.choice import Criterion, Question, Scores, choose, judged, pattern
 from secateur.passes.drop.compensation import Filled, compensate, hold
 from secateur.passes.facets import Effect, Facet
+from secateur.passes.layers.answers import answers_of
 from secateur.passes.registry import suggest
 
 SHARE = 0.25

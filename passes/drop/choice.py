@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -10,16 +10,15 @@ import networkx as nx
 
 from secateur.calib.capture import CaptureOptions, Part
 from secateur.calib.influence import Passage, Similarity, similarities
-from secateur.calib.output_error import Answers, Meaning, meanings
-from secateur.calib.spread import Spread
+from secateur.calib.output_error import meanings
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.removable import Removable
 from secateur.ir.rules.known import Known
-from secateur.ir.types import TensorType
 from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
 from secateur.passes.drop.greedy import greedy
+from secateur.passes.layers.answers import answers_of
 
 Criterion: TypeAlias = Literal["influence", "relative", "angle", "greedy", "fixed", "last", "random"]
 Scores: TypeAlias = list[float | None]
@@ -136,20 +135,6 @@ def _greedy(question: Question, context: Context, who: str) -> tuple[list[int], 
     told = ", then ".join(f"{question.blocks[index].name} ({error:.3g})" for index, error in steps)
     context.note(f"in the order in which they went, with the error of the outputs: {told}")
     return found.order, found.alone
-
-
-def answers_of(graph: Graph, outputs: Mapping[str, Meaning], samples: int, context: Context, who: str) -> Answers:
-    """What a model answers to some samples of the data.
-
-    Raises:
-        BackendError: there is no runtime.
-        DataError: there is no data, or none that fits.
-        GraphError: there are no outputs.
-    """
-    kinds = [value.type for value in graph.inputs if value.const is None]
-    is_fixed = any(isinstance(kind, TensorType) and kind.shape and isinstance(kind.shape[0], int) for kind in kinds)
-    some = Spread(context.needed_source(who), samples, whole=is_fixed)
-    return Answers(Part(graph, some), outputs, context.needed_runner(who))
 
 
 def _similarities(graph: Graph, passages: Sequence[Passage], context: Context, who: str) -> list[Similarity]:

@@ -37,6 +37,10 @@ class Layout(Protocol):
         """The two weights for a rank."""
         ...
 
+    def between(self, factors: Factors) -> Array:
+        """[channels * taps, columns of the second]: what the second op reads of what the layer does."""
+        ...
+
 
 class Channel:
     """The whole kernel onto `rank` channels, then a product at each position."""
@@ -63,6 +67,10 @@ class Channel:
             bias = evidence.bias((up @ down).T)
         channels = use.tensor.shape[use.contracted]
         return Factors(down.reshape(rank, channels, *kernel), up.reshape(*up.shape, *(1 for _ in kernel)), bias)
+
+    def between(self, factors: Factors) -> Array:
+        """The channels between."""
+        return factors.down.reshape(factors.rank, -1).T
 
     def _spectrum(self, use: WeightUse, evidence: Evidence | None, damping: float) -> Spectrum:
         matrix = matrix_of(use)
@@ -99,14 +107,18 @@ class Spatial:
         down, up = spatial_factors(_weight(use), rank)
         bias = bias_of(use)
         if evidence is not None:
-            outputs, width = up.shape[0], up.shape[3]
-            taps = _through(down, width)
+            outputs = up.shape[0]
+            taps = self.between(Factors(down, up, bias))
             moments = evidence.moments(with_bias=bias is not None)
             prior = up.reshape(outputs, -1).T
             fitted = least_squares(taps.T @ moments.xx @ taps, taps.T @ moments.xy, damping=damping, prior=prior)
             up = fitted.T.reshape(up.shape)
             bias = None if bias is None else evidence.bias(taps @ fitted)
         return Factors(down, up, bias)
+
+    def between(self, factors: Factors) -> Array:
+        """The channels between, for each tap of the row."""
+        return _through(factors.down, factors.up.shape[3])
 
 
 LAYOUTS: dict[str, Layout] = {"channel": Channel(), "spatial": Spatial()}

@@ -17,11 +17,13 @@ from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.factorize.layouts import LAYOUTS
+from secateur.passes.factorize.relu_aware import relu_aware
 from secateur.passes.factorize.rewrite import Factors, split_layer
 from secateur.passes.layers.evidence import Evidence, Streams, gather
-from secateur.passes.layers.matrix import write_layer
+from secateur.passes.layers.matrix import clip_of, write_layer
 from secateur.passes.layers.stages import walk
 from secateur.passes.prune.allocation import ALLOCATIONS, BY_LOSS, Candidate
+from secateur.passes.prune.repair import ROWS
 
 _Visit: TypeAlias = Callable[[int, Evidence | None], None]
 
@@ -34,6 +36,11 @@ class Factorize(Pass):
     the model as it is factorized so far to the outputs of the dense one. Without: singular vectors of the weights.
     The error of a layer is 1 - R² on held-out samples; `even` is the rank at which two ops cost what one did.
     Layers where the two would cost more than `worthwhile` of the one stay whole: two kernels must earn their launch.
+
+    With `fit=relu-aware` the second of the two is fitted to what comes out of a Relu behind the layer, where there is
+    one (Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks for Classification and Detection", section
+    3.2). Spatial cuts so fitted, channel cuts of what they leave, and pruned channels, one after the other, are the 3C
+    of He et al. (2017): `factorize{layout=spatial, fit=relu-aware},factorize{fit=relu-aware},prune{dims=channels}`.
     """
 
     name: ClassVar[str] = "factorize"
@@ -45,6 +52,8 @@ class Factorize(Pass):
     """The share of multiply-accumulates that goes, of each layer (uniform) or of all of them (global), in [0, 1)."""
     layout: Literal["channel", "spatial"] = "channel"
     """Channel: the kernel onto fewer channels, then 1x1. Spatial: a column of the kernel, then a row."""
+    fit: Literal["linear", "relu-aware"] = "linear"
+    """What the second op is fitted to with data: what the layer gives, or what a Relu behind it lets through."""
     allocation: str = "uniform"
     """How ranks are shared out: uniform, incremental, or global by energy left out for what is saved."""
     worthwhile: float = 0.8
@@ -86,7 +95,9 @@ class Factorize(Pass):
 
     def _may(self, use: WeightUse, graph: Graph, context: Context) -> bool:
         reason = None
-        if not use.tensor.dtype.is_float:
+        if not use.is_plain:
+            reason = f"{use.op} reads it stacked, or behind other ops"
+        elif not use.tensor.dtype.is_float:
             reason = f"{use.op} reads it as {use.tensor.dtype.short}"
         elif use.groups > 1 or use.is_transposed or not use.has_samples_first:
             reason = f"{use.op} is grouped, transposed, or has its channels first"
@@ -125,14 +136,23 @@ class Factorize(Pass):
             return
 
         def look(which: int, streams: Streams) -> None:
-            visit(which, gather(streams, [uses[which]], context, self.positions)[0])
+            rows = ROWS if self.fit == "relu-aware" else 0
+            visit(which, gather(streams, [uses[which]], context, self.positions, rows)[0])
 
         walk(graph, dense, [[use.op] for use in uses], context, look)
 
     def _fit(self, graph: Graph, use: WeightUse, rank: int, evidence: Evidence | None, context: Context) -> Factors:
         """The factors of one layer, whose weight becomes their product until it is split."""
-        factors = LAYOUTS[self.layout].factors(use, rank, evidence, self.damping)
+        layout = LAYOUTS[self.layout]
+        factors = layout.factors(use, rank, evidence, self.damping)
         columns: dict[str, object] = {"weight": use.weight.name, "even": self._candidate(use).size, "rank": rank}
+        if evidence is not None and self.fit == "relu-aware":
+            clip = clip_of(graph, use)
+            better = (
+                None if clip is None else relu_aware(factors, layout.between(factors), clip, evidence, self.damping)
+            )
+            columns["behind_relu"] = better is not None
+            factors = better or factors
         if evidence is not None:
             columns["error"] = evidence.error(factors.matrix.T, factors.bias)
         write_layer(graph, use, factors.matrix, factors.bias)

@@ -17,6 +17,7 @@ from secateur.passes.layers.evidence import Evidence
 from secateur.passes.layers.matrix import bias_of, clip_of, matrix_of
 from secateur.passes.prune.affine import Affine, affine_of
 from secateur.passes.prune.experts import Routing
+from secateur.passes.prune.pairing import Pairing
 from secateur.passes.prune.units import Units
 
 Array = NDArray[np.float64]
@@ -137,6 +138,7 @@ class Problem:
         routing: what the data says of experts, where the units are experts whose shares can be seen.
         gates: [samples, size] gradients of the model's surprise at its own answers with respect to gates that multiply
             the units (`secateur.passes.prune.gates`), where those were asked for.
+        pairing: the layers that make the units, with what they read, where that is asked for and units are made so.
     """
 
     size: int
@@ -148,6 +150,7 @@ class Problem:
     affine: Affine | None = None
     routing: Routing | None = None
     gates: Array | None = None
+    pairing: Pairing | None = None
 
     @property
     def rows(self) -> list[Array]:

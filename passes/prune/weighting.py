@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.calib.sensitivity import sensitivities
-from secateur.ir.graph import Graph
+from secateur.ir.dims.analysis import Dimensions
 from secateur.passes.context import Context
 from secateur.passes.prune.problem import Layer, Problem
 from secateur.passes.prune.units import Units
@@ -22,14 +22,14 @@ SAMPLES = 32
 """So many samples of the data are differentiated."""
 
 
-def measure(graph: Graph, wanted: Iterable[Units], context: Context) -> Sensitivities:
+def measure(found: Dimensions, wanted: Iterable[Units], context: Context) -> Sensitivities:
     """How much the answers of a model depend on the outputs of all layers that read these units."""
     uses = [reader.use for units in wanted for reader in units.readers]
     at = {use.op.output.name: use.output_axis for use in uses}
     if not at:
         return {}
     factory, source = context.needed_differentiator("weighting=fisher"), context.needed_source("weighting=fisher")
-    return sensitivities(graph, source, factory, at, samples=SAMPLES, seed=context.seed)
+    return sensitivities(found.known, source, factory, at, samples=SAMPLES, seed=context.seed)
 
 
 def weighted(problem: Problem, units: Units, found: Sensitivities) -> Problem:

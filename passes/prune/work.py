@@ -14,10 +14,11 @@ from secateur.ir.dims.axes import Use
 from secateur.ir.dims.groups import Group, groups
 from secateur.ir.dims.shrink import shrink
 from secateur.ir.graph import Graph
+from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
 from secateur.passes.facets import EVERYTHING
 from secateur.passes.layers.evidence import Evidence, Streams, gather
-from secateur.passes.layers.matrix import write_layer
+from secateur.passes.layers.matrix import bias_of, matrix_of, write_layer
 from secateur.passes.layers.stages import walk
 from secateur.passes.prune import allocation, criteria, repair
 from secateur.passes.prune.alignment import remark
@@ -26,7 +27,11 @@ from secateur.passes.prune.experts import Routing, mixture_of, watch
 from secateur.passes.prune.facts import dims
 from secateur.passes.prune.gates import measure as gates
 from secateur.passes.prune.latency import latencies
+from secateur.passes.prune.losses import held_out
+from secateur.passes.prune.mixtures import Thinned, refit_experts
+from secateur.passes.prune.pairing import First, Pairing, Path, path_of
 from secateur.passes.prune.plan import Plan, Wishes, plan
+from secateur.passes.prune.probe import in_answers, probe_of
 from secateur.passes.prune.problem import Problem, problem_of
 from secateur.passes.prune.ranking import Ranking
 from secateur.passes.prune.selection import Given
@@ -40,10 +45,11 @@ Visit: TypeAlias = Callable[[int, "Seen"], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the data says of a group: evidence of each reader, and what becomes of experts; None where nothing."""
+    """What the data says of a group: evidence of each reader, what becomes of experts, and what its makers read."""
 
     evidence: Sequence[Evidence] | None = None
     routing: Routing | None = None
+    pairing: Pairing | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,11 @@ class Methods:
         if criteria.is_from_gates(self.criterion):
             return self.criterion if problem.gates is not None else "magnitude"
         return self.criterion if _is_informed(problem) else "magnitude"
+
+    @property
+    def tells_errors(self) -> bool:
+        """True where layers are refitted and what is lost is what that leaves, not what a criterion asks gates for."""
+        return self.repair in repair.REFITS and not criteria.is_from_gates(self.criterion)
 
     @property
     def from_makers(self) -> bool:
@@ -115,19 +126,27 @@ class Work:
         self._visit(dense, [one.units for one in plans], decide)
         context.progress("prune", len(plans), len(plans))
         if kept:
+            thinned = self._thinned(plans, kept)
             self._remove(kept)
+            if thinned and refit_experts(self.graph, dense, thinned, context, self.methods.damping):
+                context.manifest.exact = False
         return len(kept)
+
+    def _thinned(self, plans: Sequence[Plan], kept: Mapping[Place, Kept]) -> list[Thinned]:
+        """The mixtures that lose experts and are to be mended; those whose experts have ops of their own."""
+        if self.context.source is None or self.methods.repair not in repair.REFITS:
+            return []
+        thinned = []
+        for group in (one.units.group for one in plans if one.units.are_experts and _place(one.units.group) in kept):
+            mixture = mixture_of(self.found, group)
+            if mixture is not None and mixture.apart:
+                thinned.append(Thinned.of(group.name, mixture, kept[_place(group)].tolist()))
+        return thinned
 
     def _plans(self, wanted: Sequence[Units], wishes: Wishes, given: Given | None, stakes: Stakes) -> list[Plan]:
         """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
-        losses: dict[int, Ranking] = {}
-        if given is None and wishes.allocation in allocation.BY_LOSS:
-
-            def score(which: int, seen: Seen) -> None:
-                self.context.progress("score", which, len(wanted))
-                losses[which] = self._ranking(wanted[which], self._problem(wanted[which], seen, stakes), -1, stakes)
-
-            self._visit(self.graph, wanted, score)
+        asks = given is None and wishes.allocation in allocation.BY_LOSS
+        losses = self._losses(wanted, stakes) if asks else {}
         plans = []
         for one in plan(self._costs, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
             if one.keep < one.units.group.size:
@@ -135,6 +154,23 @@ class Work:
             else:
                 self.context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
         return plans
+
+    def _losses(self, wanted: Sequence[Units], stakes: Stakes) -> dict[int, Ranking]:
+        """What each unit of each group takes away; where layers are refitted, by errors that were not fitted on."""
+        found: dict[int, tuple[Ranking, float | None]] = {}
+        probe = probe_of(self.found, self.context) if self.methods.tells_errors and stakes.weights is None else None
+
+        def score(which: int, seen: Seen) -> None:
+            self.context.progress("score", which, len(wanted))
+            units, problem = wanted[which], self._problem(wanted[which], seen, stakes)
+            ranking, worth = self._ranking(units, problem, -1, stakes), None
+            if self.methods.tells_errors and problem.routing is None and _is_informed(problem):
+                ranking = held_out(self._judged(units, problem, stakes), ranking)
+                worth = None if probe is None else probe.worth(units, problem, ranking)
+            found[which] = ranking, worth
+
+        self._visit(self.graph, wanted, score)
+        return dict(zip(found, in_answers(found.values()), strict=True))
 
     def _costs(self, resource: Resource) -> Costs:
         measured = latencies(self.found, self.context) if resource == "latency" else ()
@@ -148,22 +184,43 @@ class Work:
             return
         mixtures = [mixture_of(self.found, one.group) if one.are_experts else None for one in wanted]
 
+        of_pairs = self.methods.repair in repair.OF_PAIRS
+        paths = [path_of(self.found.known, one) if of_pairs else None for one in wanted]
+
         def look(which: int, streams: Streams) -> None:
-            mixture, uses = mixtures[which], [reader.use for reader in wanted[which].readers]
-            rows = repair.ROWS if self.methods.repair in repair.FROM_ROWS else 0
-            evidence = gather(streams, uses, self.context, self.methods.positions, rows) if uses else None
-            visit(which, Seen(evidence, None if mixture is None else watch(mixture, streams, self.context)))
+            mixture, path = mixtures[which], paths[which]
+            uses = [reader.use for reader in wanted[which].readers]
+            evidence, pairing = self._gathered(streams, uses, path)
+            routing = None if mixture is None else watch(mixture, streams, self.context)
+            visit(which, Seen(evidence, routing, pairing))
 
         jobs = [
-            [reader.use.op for reader in one.readers] or (one.group.ops if mixture is None else mixture.ops(self.graph))
-            for one, mixture in zip(wanted, mixtures, strict=True)
+            [use.op for use in (() if path is None else path.makers)]
+            + ([reader.use.op for reader in one.readers] or (one.group.ops if mix is None else mix.ops(self.graph)))
+            for one, mix, path in zip(wanted, mixtures, paths, strict=True)
         ]
         walk(self.graph, dense, jobs, self.context, look)
 
+    def _gathered(
+        self, streams: Streams, uses: Sequence[WeightUse], path: Path | None
+    ) -> tuple[Sequence[Evidence] | None, Pairing | None]:
+        """The evidence of the readers, and with a path what makers have read for the same rows."""
+        rows = repair.ROWS if self.methods.repair in repair.FROM_ROWS else 0
+        both = [*uses, *(() if path is None else path.makers)]
+        found = gather(streams, both, self.context, self.methods.positions, rows) if uses else []
+        if path is None:
+            return found or None, None
+        first = [
+            First(matrix_of(use), bias_of(use, self.graph), evidence)
+            for use, evidence in zip(path.makers, found[len(uses) :], strict=True)
+        ]
+        pairing = Pairing(tuple(first), path, self.context.needed_runner("fitting two layers"))
+        return found[: len(uses)], pairing
+
     def _stakes(self, wanted: Sequence[Units]) -> Stakes:
         """What the answers of the model, as it is now, depend on, as far as the methods ask for it."""
-        graph, context, methods = self.graph, self.context, self.methods
-        weights = measure(graph, wanted, context) if methods.by_sensitivity else None
+        context, methods = self.context, self.methods
+        weights = measure(self.found, wanted, context) if methods.by_sensitivity else None
         if not criteria.is_from_gates(methods.criterion):
             return Stakes(weights)
         found = gates(self.found, wanted, context, f"criterion={methods.criterion}")
@@ -173,13 +230,16 @@ class Work:
     def _problem(self, units: Units, seen: Seen, stakes: Stakes) -> Problem:
         random, damping = self.context.random(units.group.name), self.methods.damping
         problem = problem_of(self.found.known, units, seen.evidence, random, damping, self.methods.from_makers)
-        return replace(problem, routing=seen.routing, gates=stakes.gates.get(units.group.name))
+        return replace(problem, routing=seen.routing, pairing=seen.pairing, gates=stakes.gates.get(units.group.name))
 
     def _ranking(self, units: Units, problem: Problem, removed: int, stakes: Stakes) -> Ranking:
         """The units in the order in which they go; all but one of them for `removed` -1."""
-        name = self.methods.criterion_of(problem)
-        judged = problem if stakes.weights is None else weighted(problem, units, stakes.weights)
+        name, judged = self.methods.criterion_of(problem), self._judged(units, problem, stakes)
         return criteria.CRITERIA[name](judged, removed if removed >= 0 else problem.size - 1)
+
+    def _judged(self, units: Units, problem: Problem, stakes: Stakes) -> Problem:
+        """The problem as criteria see it: errors count by what they do to the answers, where that is asked for."""
+        return problem if stakes.weights is None else weighted(problem, units, stakes.weights)
 
     def _decide(self, one: Plan, seen: Seen, stakes: Stakes) -> Kept:
         """Chooses what to keep of one group, and gives its readers their new numbers."""
@@ -201,6 +261,9 @@ class Work:
             # What others read too would become two weights; without new numbers, they may go on sharing one.
             if way != "none" or self.graph.consumers(reader.use.weight) == [reader.use.op]:
                 write_layer(self.graph, reader.use, repaired.matrix, repaired.bias if way != "none" else None)
+            if problem.pairing is not None:
+                for use, (matrix, bias) in zip(problem.pairing.path.makers, repaired.first, strict=False):
+                    write_layer(self.graph, use, matrix, bias)
             context.row(**columns, reader=reader.use.weight.name, error=repaired.error, unrepaired=repaired.unrepaired)
             context.manifest.exact &= way == "none"
         return kept

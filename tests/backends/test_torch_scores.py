@@ -13,6 +13,9 @@ from secateur.calib.sensitivity import sensitivities
 from secateur.ir import Graph
 from secateur.ir.build import add_constant, add_input, emit
 from secateur.ir.errors import BackendError, GraphError
+from secateur.ir.onnx_shapes import infer
+from secateur.ir.rules.known import Known
+from secateur.ir.runner import Meaning
 
 pytest.importorskip("torch")
 
@@ -35,21 +38,23 @@ def _weight(graph: Graph) -> np.ndarray:
     return tensor.numpy()
 
 
-@pytest.mark.parametrize("columns", [5, 2])
-def test_the_mean_of_squares_is_the_fisher_information(columns: int) -> None:
-    graph = _linear(columns)
+@pytest.mark.parametrize("meaning", ["logits", "probabilities", "numbers"])
+def test_the_mean_of_squares_is_the_fisher_information(meaning: Meaning) -> None:
+    graph = _linear(5)
     feeds = {"x": np.array([[1.0, 0.5, -1.0, 2.0]], np.float32)}
     with OnnxRuntimeRunner(graph) as runner:
         (output,) = runner.run(feeds).values()
-    with TorchDifferentiator(graph, at=["hidden", "y"]) as scores:
+    p = np.exp(output[0].astype(np.float64)) / np.exp(output[0].astype(np.float64)).sum()
+    answer = "y"
+    if meaning == "probabilities":
+        answer = emit(graph, "Softmax", [graph["y"]], {"axis": -1}, outputs=["p"]).output.name
+        graph.set_interface(outputs=[graph[answer]])
+    with TorchDifferentiator(graph, at=["hidden", "y"], outputs={answer: meaning}) as scores:
         drawn = [scores.run(feeds, seed) for seed in range(DRAWS)]
     at_output = np.concatenate([one["y"] for one in drawn]).astype(np.float64)
     at_hidden = np.concatenate([one["hidden"] for one in drawn]).astype(np.float64)
-    if columns > 2:  # logits
-        p = np.exp(output[0]) / np.exp(output[0]).sum()
-        fisher = np.diag(p) - np.outer(p, p)
-    else:  # numbers of unit variance
-        fisher = np.eye(columns)
+    # With respect to logits it is the same whether these or their softmax are the answer.
+    fisher = np.eye(5) if meaning == "numbers" else np.diag(p) - np.outer(p, p)
     np.testing.assert_allclose(at_output.mean(axis=0), 0, atol=0.06)
     np.testing.assert_allclose(at_output.T @ at_output / DRAWS, fisher, atol=0.08)
     weight = _weight(graph).astype(np.float64)
@@ -74,9 +79,10 @@ def test_sensitivities_are_repeatable_and_name_every_channel(name: str) -> None:
     kind = "Conv" if name == "resnet50" else "Gemm" if name == "gpt2" else "MatMul"
     ops = [op for op in graph.ops() if op.op_type == kind][:6]
     at = {op.output.name: 1 if kind == "Conv" else -1 for op in ops}
-    first = sensitivities(graph, _Feeds(graph), TorchDifferentiator, at, samples=8)
-    again = sensitivities(graph, _Feeds(graph), TorchDifferentiator, at, samples=8)
-    other = sensitivities(graph, _Feeds(graph), TorchDifferentiator, at, samples=8, seed=1)
+    known = Known(graph, infer(graph))
+    first = sensitivities(known, _Feeds(graph), TorchDifferentiator, at, samples=8)
+    again = sensitivities(known, _Feeds(graph), TorchDifferentiator, at, samples=8)
+    other = sensitivities(known, _Feeds(graph), TorchDifferentiator, at, samples=8, seed=1)
     for name_, one in first.items():
         np.testing.assert_array_equal(one, again[name_])
         assert (one >= 0).all() and one.max() > 0
@@ -95,7 +101,8 @@ def test_half_the_weighted_square_of_an_error_is_the_divergence_that_it_causes()
         def __iter__(self):
             return iter(batches)
 
-    found = sensitivities(graph, Source(), TorchDifferentiator, {"hidden": 1}, samples=400)["hidden"]
+    known = Known(graph, infer(graph))
+    found = sensitivities(known, Source(), TorchDifferentiator, {"hidden": 1}, samples=400)["hidden"]
     weight = _weight(graph).astype(np.float64)
     for channel in range(4):
         divergence = 0.0
@@ -111,7 +118,10 @@ def test_half_the_weighted_square_of_an_error_is_the_divergence_that_it_causes()
 def test_what_is_not_there_or_does_not_matter_is_named() -> None:
     graph = _linear(5)
     with pytest.raises(GraphError, match="nowhere"):
-        TorchDifferentiator(graph, at=["nowhere"])
+        TorchDifferentiator(graph, at=["nowhere"], outputs={"y": "logits"})
+    with pytest.raises(GraphError, match="no output hidden"):
+        TorchDifferentiator(graph, at=["hidden"], outputs={"hidden": "numbers"})
     graph.set_interface(outputs=[emit(graph, "Shape", [graph["y"]]).output])
-    with TorchDifferentiator(graph, at=["hidden"]) as scores, pytest.raises(BackendError, match="no output"):
+    differentiator = TorchDifferentiator(graph, at=["hidden"], outputs={})
+    with differentiator as scores, pytest.raises(BackendError, match="no answer"):
         scores.run({"x": np.ones((1, 4), np.float32)}, 0)

@@ -173,7 +173,8 @@ def test_what_outputs_mean() -> None:
     head = net.op("MatMul", x, net.weight("w", 8, 6), to="bare")
     outputs = [
         (head, 6),
-        (net.op("Tanh", net.op("Add", head, net.weight("b", 6)), to="capped"), 6),
+        (net.op("Mul", net.op("Tanh", net.op("Add", head, net.weight("b", 6))), net.weight("cap"), to="capped"), 6),
+        (net.op("Tanh", head, to="pooled"), 6),
         (net.op("Softmax", head, axis=-1, to="beliefs"), 6),
         (net.op("LogSoftmax", head, axis=-1, to="log"), 6),
         (net.op("Relu", x, to="hidden"), 8),
@@ -184,6 +185,7 @@ def test_what_outputs_mean() -> None:
     assert meanings(Known(graph, infer(graph))) == {
         "bare": "logits",
         "capped": "logits",
+        "pooled": "numbers",
         "beliefs": "probabilities",
         "log": "logits",
         "hidden": "numbers",

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.brain_surgery import remove_columns
 from helpers.convolutional import Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.gram import Gram
-from secateur.calib.solvers.obs import remove_columns
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.ir.build import add_constant, add_input, emit

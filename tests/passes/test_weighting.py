@@ -89,7 +89,7 @@ def test_losses_are_divergences_in_one_unit_for_all_layers() -> None:
     context, found = _context(graph), dims(graph)
     wanted = [units_of(found, group) for group in groups(found) if group.pin is None]
     assert len(wanted) == 3
-    sensitivity = measure(graph, wanted, context)
+    sensitivity = measure(found, wanted, context)
     predicted, true = [], []
     for units in wanted:
         streams = Streams.whole(graph, graph, context.needed_source("the test"))
@@ -107,7 +107,7 @@ def test_losses_are_divergences_in_one_unit_for_all_layers() -> None:
 
 def test_it_can_be_asked_for_with_any_criterion_and_allocation() -> None:
     graph = _classifier()
-    plain = run_pipeline(graph, parse_pipeline("prune{ratio=0.4, align=1, allocation=global}"), _context(graph))
+    plain = run_pipeline(graph, parse_pipeline("prune{ratio=0.4, align=1}"), _context(graph))
     text = "prune{ratio=0.4, align=1, allocation=global, weighting=fisher}"
     weighed, again = (run_pipeline(graph, parse_pipeline(text), _context(graph)) for _ in range(2))
     sizes = [[row["kept"] for row in result.report.entries[0].rows] for result in (plain, weighed, again)]

@@ -23,6 +23,8 @@ class Repaired:
         error: squared error on the held-out samples divided by the variance of the target, 1 - R²; None without data.
         unrepaired: the same without any repair.
         note: why something else was done than what the repair is for; empty where it was not.
+        first: weights and biases of the layers that make the units, as `Problem.pairing` has them; empty where they
+            stay.
     """
 
     matrix: Array
@@ -30,6 +32,7 @@ class Repaired:
     error: float | None = None
     unrepaired: float | None = None
     note: str = ""
+    first: tuple[tuple[Array, Array | None], ...] = ()
 
 
 Repair: TypeAlias = Callable[[Problem, Layer, Indices], Repaired]
@@ -62,6 +65,7 @@ def judged(
 
 _TABLE: Mapping[str, str] = MappingProxyType(
     {
+        "alternating": "secateur.passes.prune.repair.alternating:alternating",
         "bias": "secateur.passes.prune.repair.bias:bias",
         "fold": "secateur.passes.prune.repair.own_output:fold",
         "least-squares": "secateur.passes.prune.repair.least_squares:refit",
@@ -82,7 +86,13 @@ FROM_MAKERS = frozenset({"merge", "neuron-merging"})
 DATA_FREE = frozenset({"none"}) | FROM_MAKERS
 """Those that look at weights only."""
 
-FROM_ROWS = frozenset({"relu-aware"})
+REFITS = frozenset({"alternating", "least-squares", "relu-aware"})
+"""Those that solve for new weights, and judge them on held-out samples."""
+
+OF_PAIRS = frozenset({"alternating"})
+"""Those that give the layers that make the units new numbers, too."""
+
+FROM_ROWS = frozenset({"relu-aware"}) | OF_PAIRS
 """Those that need rows of the data, which moments cannot stand in for."""
 
 ROWS = 8192
