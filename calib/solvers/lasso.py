@@ -22,7 +22,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import block_diag
 from scipy.linalg.blas import dsymv, dsyr
 
 from secateur.calib.solvers.least_squares import Indices, solve_positive
@@ -105,13 +104,6 @@ def joined(terms: Sequence[LassoTerms]) -> LassoTerms:
     quadratic = np.sum([term.quadratic / term.energy for term in terms], axis=0)
     linear = np.sum([term.linear / term.energy for term in terms], axis=0)
     return LassoTerms(quadratic, linear, float(len(terms)), float(len(terms)))
-
-
-def side_by_side(terms: Sequence[LassoTerms]) -> LassoTerms:
-    """The terms of one grouped layer from those of its groups, whose channels follow each other."""
-    quadratic = np.asarray(block_diag(*(term.quadratic for term in terms)), dtype=np.float64)
-    linear = np.concatenate([term.linear for term in terms])
-    return LassoTerms(quadratic, linear, sum(term.energy for term in terms), sum(term.scale for term in terms))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.lapack import dpotrf, dpotri
 
-from secateur.calib.solvers.least_squares import Indices
-from secateur.calib.solvers.obs_greedy import Surgeon, remove_greedily
-
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -44,36 +41,6 @@ def damped_inverse(xx: Array, damping: float = 0.01) -> Array:
     return inverse
 
 
-def removal_costs(weight: Array, inverse: Array, units: Indices) -> Array:
-    """[u] the least error that removing each unit by itself brings.
-
-    Args:
-        weight: [n, d] weights, columns in the order of the Gram matrix.
-        inverse: [d, d] H^-1.
-        units: [u, s] columns of each unit: the taps of a channel, the dimensions of a head.
-    """
-    blocks = inverse[units[:, :, None], units[:, None, :]]
-    columns = np.moveaxis(weight[:, units], 0, 2)
-    # ||L^-1 W_S^T||^2 with L L^T = (H^-1)_SS, for all units at once.
-    whitened = np.linalg.solve(np.linalg.cholesky(blocks), columns)
-    costs: Array = np.einsum("usn,usn->u", whitened, whitened)
-    return costs
-
-
-def remove_columns(weight: Array, inverse: Array, columns: npt.ArrayLike) -> tuple[Array, Array]:
-    """Weights [n, d] that make up for the removal of columns, which become zero, and H^-1 [d, d] without them."""
-    removed = np.asarray(columns, dtype=np.intp)
-    factor = cho_factor(inverse[np.ix_(removed, removed)], lower=True)
-    # Compensation per removed column: [(H^-1)_SS]^-1 (H^-1)_S:
-    spread = cho_solve(factor, inverse[removed])
-    updated = weight - weight[:, removed] @ spread
-    downdated = inverse - inverse[:, removed] @ spread
-    updated[:, removed] = 0.0
-    downdated[removed] = 0.0
-    downdated[:, removed] = 0.0
-    return updated, downdated
-
-
 def compensated(weight: Array, inverse: Array, columns: npt.ArrayLike) -> Array:
     """Weights [n, d] that make up for the removal of columns, which become zero; H^-1 stays that of all columns."""
     removed = np.asarray(columns, dtype=np.intp)
@@ -82,13 +49,3 @@ def compensated(weight: Array, inverse: Array, columns: npt.ArrayLike) -> Array:
     updated = np.zeros(weight.shape)
     updated[:, kept] = weight[:, kept] - cho_solve(factor, weight[:, removed].T).T @ inverse[np.ix_(removed, kept)]
     return updated
-
-
-def remove_cheapest(weight: Array, inverse: Array, units: Indices, count: int) -> tuple[Indices, Array]:
-    """Removes `count` units one at a time, each time the one that then costs least: (their numbers in order, weights).
-
-    Raises:
-        ValueError: `count` is not within 0..u.
-    """
-    order, _ = remove_greedily([Surgeon(weight, inverse, list(units))], count)
-    return order, compensated(weight, inverse, units[order].reshape(-1)) if count else weight

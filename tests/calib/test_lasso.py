@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from secateur.calib.gram import Gram
 from secateur.calib.patches import ConvGeometry, patches, update_conv_grams
 from secateur.calib.solvers import lasso as lasso_module
-from secateur.calib.solvers.lasso import LassoTerms, joined, lasso, lasso_channels, lasso_terms, side_by_side
+from secateur.calib.solvers.lasso import LassoTerms, joined, lasso, lasso_channels, lasso_terms
 from secateur.calib.solvers.least_squares import residual
 
 Array = np.ndarray[Any, Any]
@@ -170,16 +170,9 @@ def test_terms_are_those_of_the_explicit_contributions(monkeypatch: pytest.Monke
         assert terms.energy == pytest.approx(explicit.energy) and terms.scale == explicit.scale
 
 
-def test_groups_stand_side_by_side() -> None:
-    x, weight, geometry = layer(3, group=2)
-    y = np.random.default_rng(4).normal(size=(5, 4, 6, 5))
-    terms = side_by_side(terms_by_gram(x, weight, geometry, y))
-    z = contributions(x, weight, geometry)
-    np.testing.assert_allclose(terms.quadratic[:3, :3], z[:, :3].T @ z[:, :3], rtol=1e-10)
-    np.testing.assert_allclose(terms.quadratic[3:, 3:], z[:, 3:].T @ z[:, 3:], rtol=1e-10)
-    assert not terms.quadratic[:3, 3:].any()
-    assert terms.scale == 5 * 30 * 4
-    # One gate for the same channel of both groups.
+def test_channels_may_share_a_gate() -> None:
+    x, weight, geometry = layer(6)
+    (terms,) = terms_by_gram(x, weight, geometry, np.random.default_rng(4).normal(size=(5, 4, 6, 5)))
     tied = terms.tied([0, 1, 2, 0, 1, 2])
     beta = np.array([0.3, -1.0, 2.0])
     assert objective(tied, beta, 0.0) == pytest.approx(objective(terms, np.tile(beta, 2), 0.0))

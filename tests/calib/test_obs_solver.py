@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.brain_surgery import removal_costs, remove_columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calib.solvers import obs_greedy
 from secateur.calib.solvers.least_squares import least_squares
-from secateur.calib.solvers.obs import compensated, damped_inverse, removal_costs, remove_cheapest, remove_columns
+from secateur.calib.solvers.obs import compensated, damped_inverse
 from secateur.calib.solvers.obs_greedy import Surgeon, remove_greedily
 
 Array = np.ndarray[Any, Any]
@@ -65,13 +66,19 @@ def test_diagonal_inputs_need_no_compensation() -> None:
     np.testing.assert_allclose(updated, [[1.0, 2.0, 0.0]])
 
 
+def remove_cheapest(weight: Array, inverse: Array, units: list[list[int]], count: int) -> tuple[list[int], Array]:
+    order, _ = remove_greedily([Surgeon(weight, inverse, units)], count)
+    gone = [column for unit in order for column in units[unit]]
+    return order.tolist(), compensated(weight, inverse, gone) if count else weight
+
+
 def test_greedy_removal_is_near_the_best_there_is() -> None:
     ratios = []
     for seed in range(60):
         weight, xx = problem(seed)
         damped = xx + 0.01 * np.mean(xx.diagonal()) * np.eye(8)
-        order, updated = remove_cheapest(weight, damped_inverse(xx), np.arange(8)[:, None], 3)
-        assert len(set(order.tolist())) == 3 and not updated[:, order].any()
+        order, updated = remove_cheapest(weight, damped_inverse(xx), [[column] for column in range(8)], 3)
+        assert len(set(order)) == 3 and not updated[:, order].any()
         change = updated - weight
         cost = np.trace(change @ damped @ change.T)
         best = min(refitted(weight, damped, list(kept))[1] for kept in combinations(range(8), 5))
@@ -85,7 +92,7 @@ def test_a_duplicate_is_removed_first_and_at_no_cost() -> None:
     x = random.normal(size=(50, 4))
     x = np.c_[x, x[:, 1]]
     weight = random.normal(size=(3, 5))
-    (first,), updated = remove_cheapest(weight, damped_inverse(x.T @ x, 1e-9), np.arange(5)[:, None], 1)
+    (first,), updated = remove_cheapest(weight, damped_inverse(x.T @ x, 1e-9), [[column] for column in range(5)], 1)
     assert first in (1, 4)
     np.testing.assert_allclose(x @ updated.T, x @ weight.T, atol=1e-6)
 
@@ -96,10 +103,10 @@ def test_dead_and_singular_inputs() -> None:
     with pytest.raises(ValueError, match="singular"):
         damped_inverse(np.array([[1.0, 2.0], [2.0, 1.0]]), damping=0.0)
     weight, xx = problem(0)
-    order, unchanged = remove_cheapest(weight, damped_inverse(xx), np.arange(8)[:, None], 0)
-    assert not len(order) and np.array_equal(unchanged, weight)
+    order, unchanged = remove_cheapest(weight, damped_inverse(xx), [[column] for column in range(8)], 0)
+    assert not order and np.array_equal(unchanged, weight)
     with pytest.raises(ValueError, match=r"within 0\.\.8"):
-        remove_cheapest(weight, damped_inverse(xx), np.arange(8)[:, None], 9)
+        remove_cheapest(weight, damped_inverse(xx), [[column] for column in range(8)], 9)
 
 
 RAGGED = [[0, 1, 2], [3], [], [4, 7], [5], [10, 6]]
