@@ -11,7 +11,6 @@ from helpers.sparse_problems import gradients_of, random_rows, sparse_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.calib.gram import Moments
 from secateur.ir.errors import RefusedError
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.criteria.d_pruner import weighed
@@ -19,7 +18,6 @@ from secateur.passes.sparsify.criteria.expression import expression, pruner_zero
 from secateur.passes.sparsify.criteria.ria import powered, relative_importance
 from secateur.passes.sparsify.criteria.wanda import wanda_variant
 from secateur.passes.sparsify.methods import Methods
-from secateur.passes.sparsify.mixing import mixed
 from secateur.passes.sparsify.patterns import Share, parse_pattern
 from secateur.passes.sparsify.problem import Problem
 
@@ -194,29 +192,3 @@ def test_chance_is_beaten() -> None:
     for name in ("magnitude", "wanda", "ria", "sketch", "sparsegpt"):
         assert loss(name) < chance, name
     assert loss("wanda") < loss("sketch")
-
-
-def _times(factor: float, one: Moments) -> Moments:
-    return Moments(one.count, factor * one.xx, factor * one.xy, factor * one.yy)
-
-
-def test_mixing_two_kinds_of_data() -> None:
-    """Shares decide, not how many samples each set has; equal sets leave nothing to decide."""
-    random = np.random.default_rng(0)
-    weight = np.ones((3, 8))
-    # What the domain reads lies in the first columns, what is general in the others.
-    sides = [np.repeat([1.0, 0.1], 4), np.repeat([0.1, 1.0], 4)]
-    domain, general = (sparse_problem(weight, random.normal(size=(400, 8)) * side).moments for side in sides)
-    many = sparse_problem(weight, np.tile(random.normal(size=(400, 8)) * sides[1], (5, 1))).moments
-    for one, other in ((mixed(general, domain, 0.0), general), (mixed(general, domain, 1.0), domain)):
-        np.testing.assert_allclose(one.xx, other.xx / np.trace(other.xx))
-    for share in (0.0, 0.3, 1.0):
-        np.testing.assert_allclose(mixed(general, general, share).xx, general.xx / np.trace(general.xx))
-        once, often = (mixed(general, _times(factor, many), share) for factor in (1, 7))
-        np.testing.assert_allclose(once.xy, often.xy)
-    lost = [mixed(general, domain, share).xx.diagonal()[4:].sum() for share in (0.0, 0.5, 1.0)]
-    assert lost[0] > lost[1] > lost[2]
-    with pytest.raises(ValueError, match="share"):
-        mixed(general, domain, 1.5)
-    with pytest.raises(ValueError, match="one layer"):
-        mixed(general, sparse_problem(np.ones((3, 4)), np.ones((9, 4))).moments)
