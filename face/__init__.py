@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from secateur.ir.onnx_graphsurgeon import from_graphsurgeon, to_graphsurgeon
     from secateur.ir.onnx_read import load
     from secateur.ir.onnx_torch import from_torch
+    from secateur.mixing import mixed_source
     from secateur.passes.base import Pass
     from secateur.passes.manifest import Manifest
     from secateur.passes.pipeline import parse_pipeline
+    from secateur.passes.sparsify.search import CriterionSearch, FoundCriterion
     from secateur.recipes import Recipe
     from secateur.replaying import replay
     from secateur.reports import CompressionReport
+    from secateur.searching import search_criterion
 
 __version__ = "0.1.0"
 
@@ -52,12 +55,15 @@ _HOMES = {
     "secateur.ir.onnx_graphsurgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "secateur.ir.onnx_read": ("load",),
     "secateur.ir.onnx_torch": ("from_torch",),
+    "secateur.mixing": ("mixed_source",),
     "secateur.passes.base": ("Pass",),
     "secateur.passes.manifest": ("Manifest",),
     "secateur.passes.pipeline": ("parse_pipeline",),
     "secateur.recipes": ("Recipe",),
     "secateur.replaying": ("replay",),
+    "secateur.passes.sparsify.search": ("CriterionSearch", "FoundCriterion"),
     "secateur.reports": ("CompressionReport",),
+    "secateur.searching": ("search_criterion",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _PACKAGES = frozenset({"backends", "calib", "ir", "passes"})
@@ -67,6 +73,8 @@ __all__ = [
     "BuildReport",
     "ComparisonReport",
     "CompressionReport",
+    "CriterionSearch",
+    "FoundCriterion",
     "Graph",
     "Inspection",
     "Manifest",
@@ -89,9 +97,11 @@ __all__ = [
     "from_torch",
     "inspect",
     "load",
+    "mixed_source",
     "open_source",
     "parse_pipeline",
     "replay",
+    "search_criterion",
     "to_graphsurgeon",
 ]
 

@@ -15,7 +15,7 @@ from secateur.backends.torch.opened import Opened
 from secateur.backends.torch.program import Program, compile_torch
 from secateur.ir import Graph
 from secateur.ir.errors import DataError
-from secateur.ir.runner import Descent, Example, Tuned
+from secateur.ir.runner import Descent, Example, Slope, Tuned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +91,32 @@ class TorchTuner(Opened):
                 adam.restart(part.given)
         return Tuned({name: to_array(tensor, None) for name, tensor in best.items()}, before, after)
 
+    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example, per: NDArray[Any]) -> Slope:
+        """The squared error of one example with other weights, and its gradient at each of them in float32.
+
+        Args:
+            weights: of those that the tuner was made for some, by name, shaped as they are.
+            example: what goes in and should come out; its weight counts.
+            per: what errors are divided by before they are squared; broadcasts to the target.
+
+        Raises:
+            DataError: the target has another shape than the output, or there is no such weight.
+            BackendError: an op fails.
+        """
+        part = _Part(self._opened("tuner"), self._output, dict.fromkeys(weights))
+        with torch.no_grad():
+            for name, array in weights.items():
+                part.weights[name].copy_(from_array(array))
+        with torch.enable_grad():
+            error = part.error(example, per)
+        if error.requires_grad:
+            error.backward()
+        gradients = {
+            name: np.zeros(tuple(one.shape), np.float32) if one.grad is None else to_array(one.grad, None)
+            for name, one in part.weights.items()
+        }
+        return Slope(float(error.detach()), gradients)
+
 
 class _Part:
     """The part with the weights that are fitted, in float32."""
@@ -104,8 +130,8 @@ class _Part:
             name: from_array(one).to(self.given[name].device) for name, one in masks.items() if one is not None
         }
 
-    def error(self, example: Example) -> Tensor:
-        """The weighted sum of squares.
+    def error(self, example: Example, per: NDArray[Any] | None = None) -> Tensor:
+        """The weighted sum of squares, of errors divided by `per`.
 
         Raises:
             DataError: the target has another shape than the output.
@@ -119,7 +145,10 @@ class _Part:
             raise DataError(
                 f"{self._output} is {found}, but should come to be {expected}", hint="fit what has the same shape"
             )
-        return example.weight * (made.float() - wanted.float()).square().sum()
+        missed = made.float() - wanted.float()
+        if per is not None:
+            missed = missed / from_array(per).to(made.device)
+        return example.weight * missed.square().sum()
 
     def judge(self, examples: Sequence[Example]) -> float:
         """The mean squared error."""

@@ -350,6 +350,26 @@ def _target(graph: Graph, use: WeightUse) -> _Target:
         op, port = readers[0]
         if op.key == ("", "Add"):
             other: Value | None = op.inputs[1 - port]
-            if other is not None and graph.constant(other) is None:
+            if other is not None and graph.constant(other) is None and _is_layered(graph, other):
                 return _Target(op.output.name, other.name, constant)
     return _Target(made.name, None, constant)
+
+
+def _is_layered(graph: Graph, value: Value) -> bool:
+    """Whether layers have a part in it; what inputs alone make (steps, positions) never drifts."""
+    pending, seen = [value], {value}
+    while pending:
+        op = graph.producer(pending.pop())
+        if op is None:
+            continue
+        for one in op.inputs:
+            if one is None or one in seen:
+                continue
+            tensor = graph.constant(one)
+            if tensor is not None and tensor.dtype.is_float and sum(size > 1 for size in tensor.shape) > 1:
+                return True
+            seen.add(one)
+            pending.append(one)
+        if op.bodies():
+            return True
+    return False

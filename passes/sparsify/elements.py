@@ -37,6 +37,7 @@ class Sparsify(Pass):
         RIA         sparsify{criterion=ria, repair=none}
         DSnoT       sparsify{criterion=wanda, refine=dsnot, repair=none, scope=row}
         Pruner-Zero sparsify{criterion=pruner-zero, repair=none, scope=row}
+        BESA        sparsify{pattern=50%, criterion=wanda, repair=none, scope=row, allocation=besa}
 
     Depthwise convolutions, weights whose input channels M does not divide, codes that are quantized already, and
     weights that ops read along different axes stay dense, and the report says why.
@@ -59,7 +60,8 @@ class Sparsify(Pass):
     repair: str = "auto"
     """What is done to the weights that stay; auto is least squares with data and none without."""
     allocation: str = "uniform"
-    """How zeros are spread: uniform, global by saliency (shares only), or as many as an error budget allows."""
+    """How zeros are spread: uniform, global by saliency (shares only), budget, as many as an error allows, or by what
+    blocks give: besa (gradients, torch), coordinate (trial), closed-form (Grams); besa:30% where weights have N:M."""
     ladder: tuple[str, ...] = ()
     """For allocation=budget: patterns that a weight may have beside `pattern` and dense."""
     max_error: float = 0.0

@@ -122,6 +122,17 @@ class Work:
         everything = sorted(found)
         self._settle([found[which] for which in everything], everything)
 
+    def problems(self) -> list[Problem]:
+        """Each matrix of each weight, with what it reads while all is dense; for those who look only."""
+        found: list[Problem] = []
+        steps = steps_of(self.spots)
+
+        def visit(which: int, streams: Streams | None) -> None:
+            found.extend(one for some in self._problems(steps[which], streams) for one in some)
+
+        self._walk([[step] for step in steps], self.graph, visit)
+        return found
+
     def _open(self, members: Step) -> list[int]:
         """Those whose pattern is not settled yet."""
         return [which for which in members if which not in self.patterns]

@@ -84,5 +84,6 @@ _WRITTEN: Mapping[str, str] = MappingProxyType(
 ALLOCATIONS: Choices[Allocation] = Choices("sparsify_allocation", _TABLE, _WRITTEN)
 """By name; other packages add theirs under the entry point group `secateur.sparsify_allocation`.
 
-Behind `besa:`, `closed-form:` and `coordinate:` stands the mean share of zeros, where weights have N:M or are dense.
+Behind `besa:`, `closed-form:` and `coordinate:` goes the mean share of zeros, where weights have N:M or are dense, and
+behind the first and the last also `model`, behind the first `rows`; `besa:model+30%` says two things.
 """
