@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -125,11 +125,6 @@ class OnnxRuntimeRunner:
             self._open()
         with self._reported("run"):
             return self._fetch(feeds)
-
-    def run_batches(self, batches: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """The outputs of each of the feeds, one at a time."""
-        for feeds in batches:
-            yield self.run(feeds)
 
     def _fetch(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         names = list(self.output_names)

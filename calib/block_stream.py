@@ -13,6 +13,7 @@ from secateur.ir import Graph, Op, Value
 from secateur.ir.errors import GraphError
 from secateur.ir.extract import extract
 from secateur.ir.runner import RunnerFactory
+from secateur.ir.storage import Storage
 
 if TYPE_CHECKING:
     from secateur.ir.blocks import Block
@@ -26,7 +27,8 @@ class Stage:
         block: as it was at the outset.
         index: which it is, from 0.
         current: the block in the model as it is now, fed with what the changed blocks before it give.
-        dense: the block in the model as it was, fed with what that gives; `current` where there is only one model.
+        dense: the block in the model as it was, fed with what that gives, and what the block itself gives; `current`
+            where there is only one model.
     """
 
     block: Block
@@ -94,11 +96,29 @@ def capture_blocks(
     plan = _plan(paired.current, blocks)
     current = _Stream(paired.current, source, runner_factory)
     dense = current if paired.dense is paired.current else _Stream(paired.dense, source, runner_factory)
+    loaded = _storages(paired.dense, paired.dense.ops()) | _storages(paired.current, paired.current.ops())
     for index, (block, (needed, alive)) in enumerate(zip(blocks, plan, strict=True)):
-        for stream in (current,) if dense is current else (current, dense):
-            stream.advance(alive, f"entering block {index + 1} of {len(blocks)}", options)
-        parts = [Part(stream.graph, _Kept(stream, needed), tuple(needed)) for stream in (current, dense)]
-        visit(Stage(block, index, parts[0], parts[0] if dense is current else parts[1], runner_factory, options))
+        doing = f"entering block {index + 1} of {len(blocks)}"
+        current.advance(alive, doing, options)
+        parts = [Part(current.graph, _Kept(current, needed), tuple(needed))]
+        if dense is not current:
+            # What the block gives is what most visits ask of the dense model: it need not be run for that again.
+            known = [*needed, block.exit.name]
+            dense.advance([*alive, block.exit.name], doing, options)
+            parts.append(Part(dense.graph, _Kept(dense, known), tuple(known)))
+        visit(Stage(block, index, parts[0], parts[-1], runner_factory, options))
+        # Weights that have had their turn need not stay resident: a model may be larger than memory. What was written
+        # for the last block was read again on the way into this one.
+        last = blocks[max(0, index - 1)]
+        for storage in loaded | _storages(paired.current, (*last.ops, *block.ops)):
+            storage.unmap()
+
+
+def _storages(graph: Graph, ops: Iterable[Op]) -> set[Storage]:
+    """Where the weights lie that these ops read, as far as they are in the graph."""
+    values = (value for op in ops if op in graph for value in op.inputs)
+    tensors = (value.const for value in values if value is not None)
+    return {tensor.storage for tensor in tensors if tensor is not None and tensor.storage is not None}
 
 
 def _plan(graph: Graph, blocks: Sequence[Block]) -> list[tuple[list[str], list[str]]]:

@@ -134,6 +134,10 @@ class Storage:
             self._open()
             self._held = True
 
+    def unmap(self) -> None:
+        """Lets go of what has been mapped, so that it is no longer resident. Views that somebody has stay valid."""
+        self._map = None
+
     def release(self) -> None:
         """Closes the file until it is needed again, unless it is held. Views that somebody has stay valid."""
         if self._descriptor is not None and not self._held:

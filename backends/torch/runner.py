@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -77,11 +77,6 @@ class TorchRunner(Opened):
         with torch.inference_mode():
             made = program({name: _fed(array) for name, array in feeds.items()})
             return {name: _fetched(tensor, name, program.kind(name)) for name, tensor in made.items()}
-
-    def run_batches(self, batches: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """The outputs of each of the feeds, one at a time."""
-        for feeds in batches:
-            yield self.run(feeds)
 
 
 def _fed(given: Any) -> Any:

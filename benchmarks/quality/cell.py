@@ -33,6 +33,8 @@ CHOSEN: Mapping[str, Callable[[Group, Kind], bool]] = MappingProxyType(
     {
         "FFN": lambda group, kind: kind is Kind.NEURONS,
         "HEADS": lambda group, kind: kind is Kind.HEADS,
+        # A key-value head goes with all queries that share it.
+        "KEY_VALUES": lambda group, kind: kind is Kind.HEADS and len(group.weights) == 4,
         # What key-value heads share is in queries and outputs alone.
         "QUERIES": lambda group, kind: kind is Kind.HEADS and len(group.weights) == 2,
         # What goes through a depthwise convolution between two pointwise ones; the stem's channels do, too.

@@ -103,11 +103,11 @@ def tokenizer() -> Any:
     return found
 
 
-def calibrate() -> list[Feeds]:
-    """Windows drawn from Wikipedia, one a batch."""
-    some = windows()["calibration"]
-    chosen = np.random.default_rng(0).permutation(len(some))[:CALIBRATION]
-    return [feeds(some[index : index + 1]) for index in np.sort(chosen)]
+def calibrate(count: int = CALIBRATION, length: int = WINDOW, batch: int = 1) -> list[Feeds]:
+    """The first `length` tokens of `count` windows drawn from Wikipedia, `batch` at once."""
+    some = windows()["calibration"][:, :length]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(some))[:count])
+    return [feeds(some[chosen[start : start + batch]]) for start in range(0, count, batch)]
 
 
 def feeds(tokens: Array) -> Feeds:
@@ -141,9 +141,26 @@ TASK = Task(
     metrics=METRICS,
     amounts={
         **{f"FFN -{share} %": f"ratio={share / 100}, dims=ffn, align=1" for share in (10, 20, 30, 50)},
+        **{
+            f"heads -{share} %": f"ratio={share / 100}, dims=heads, align=1, allocation=global"
+            for share in (10, 20, 30, 50)
+        },
+        "a third of the key-value heads": "units=KEY_VALUES:0.34",
         "a third of the query heads": "units=QUERIES:0.34",
         "FFN -20 % and a third of the query heads": "units=FFN:0.2+QUERIES:0.34",
     },
-    methods=methods.FEW,
+    methods=(
+        methods.DEFAULT,
+        "then refit-blocks{steps=50}",
+        "criterion=flap, repair=bias",
+        "criterion=wanda-sp, repair=none",
+        "criterion=wanda-sp, repair=least-squares",
+        "criterion=obs, repair=none",
+        "criterion=slimgpt, repair=obs",
+        "criterion=magnitude, repair=none",
+        "allocation=incremental",
+        "allocation=global",
+        "allocation=global, weighting=fisher",
+    ),
     peers=("onnxsim l2", "onnxsim wanda"),
 )

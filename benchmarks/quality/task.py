@@ -47,7 +47,8 @@ class Task:
         metrics: in the order of the columns.
         amounts: how much goes: the options of `prune` that say so, by a short name. `units=FFN:0.2+HEADS:0.34` stands
             for a file of group names: the share that goes of the groups that `cell.CHOSEN` has under these names.
-        methods: further options of `prune`, those that are run unless others are asked for.
+        methods: further options of `prune`, those that are run unless others are asked for; behind ` then ` the passes
+            that follow it.
         peers: tools that can prune it, by their name in `peers.py`.
     """
 
@@ -64,7 +65,8 @@ class Task:
 
 def pipeline(amount: str, method: str) -> str:
     """The passes that a row stands for: options that say how much goes, and options that say how."""
-    return f"prune{{{', '.join(filter(None, (amount, method)))}}}"
+    options, _, behind = method.partition("then ")
+    return ",".join(filter(None, (f"prune{{{', '.join(filter(None, (amount, options.strip())))}}}", behind)))
 
 
 def relative_error(found: Array, dense: Array) -> float:

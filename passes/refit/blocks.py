@@ -23,6 +23,12 @@ from secateur.passes.refit.parts import movable, shared_parts, weights_of
 from secateur.passes.refit.split import Split, is_divisible
 from secateur.passes.refit.targets import Targets
 
+POSITIONS = 32
+"""Positions of a sequence that say about as much as a sample of anything else."""
+
+_APART = 10
+"""Steps between two looks at what was held out, at least."""
+
 
 @dataclass(frozen=True)
 class RefitBlocks(Pass):
@@ -44,7 +50,7 @@ class RefitBlocks(Pass):
     rate: float = 0.01
     """How far the first steps move an element, relative to the root mean square of its weight; falls to nought."""
     batch_size: int = 32
-    """Samples for each step."""
+    """Samples for each step; 32 positions of a sequence count as one."""
     span: int = 1
     """Neighbouring blocks that are fitted as one; 0 takes the whole model."""
     keep_zeros: bool = True
@@ -104,7 +110,13 @@ class RefitBlocks(Pass):
         """Fits one block to examples, some of which are held out; True if it is better for it."""
         end = stage.block.exit.name
         masks = {value.name: movable(value, self.keep_zeros) for value in weights}
-        how = Descent(self.steps, self.rate, self.batch_size, seed=int(context.random(end).integers(1 << 31)))
+        how = Descent(
+            self.steps,
+            self.rate,
+            step_samples(self.batch_size, examples[0][0]),
+            checks=min(10, -(-self.steps // _APART)),
+            seed=int(context.random(end).integers(1 << 31)),
+        )
         judging = [one for one, held in examples if held]
         fitting = [one for one, held in examples if not held]
         part = stage.current
@@ -119,6 +131,12 @@ class RefitBlocks(Pass):
         variance = float(numbers.var()) or 1.0
         before, after = tuned.before / variance, tuned.after / variance
         context.row(block=end, weights=count, steps=self.steps, before=before, after=after)
+
+
+def step_samples(batch_size: int, example: Example) -> int:
+    """How many samples make a step: fewer where they are sequences, targets [samples, positions, width]."""
+    shape = example.target.shape
+    return max(1, batch_size * POSITIONS // max(POSITIONS, shape[1])) if len(shape) == 3 else batch_size
 
 
 def _write(weights: Sequence[Value], found: Mapping[str, object]) -> bool:

@@ -164,7 +164,7 @@ def test_runs_repeat_bit_for_bit_whatever_the_threads() -> None:
     for threads in (1, 2):
         with OnnxRuntimeRunner(graph, threads=threads) as runner:
             assert runner.input_names == ("x",) and runner.output_names == ("y1",)
-            first, *others = runner.run_batches([{"x": x}] * 3)
+            first, *others = (runner.run({"x": x}) for _ in range(3))
         again = run(graph, {"x": x}, threads=threads)
         for other in (*others, again):
             np.testing.assert_array_equal(other["y1"], first["y1"])

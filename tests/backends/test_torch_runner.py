@@ -156,7 +156,7 @@ def test_what_comes_out_belongs_to_the_caller() -> None:
     graph.set_interface(outputs=[graph["x"], graph["w"], graph["y"]])
     feeds = {"x": np.ones((2, 6), np.float32)}
     with TorchRunner(graph) as runner:
-        (first, second) = runner.run_batches([feeds, feeds])
+        first, second = runner.run(feeds), runner.run(feeds)
         for array in first.values():
             array += 1
         again = runner.run(feeds)

@@ -114,7 +114,7 @@ def test_a_changed_block_feeds_the_next_one_and_the_dense_model_gives_the_target
     def visit(stage: Stage) -> None:
         entry, end, index = stage.block.entry.name, stage.block.exit.name, stage.index
         same(feeds(stage.inputs), whole(current, [entry, "mask"]))
-        same(feeds(stage.dense.source), whole(dense, [entry, "mask"]))
+        same(feeds(stage.dense.source), whole(dense, [entry, "mask", end]))
         halve(current, f"w{index}")
         same(feeds(stage.outputs), whole(current, [end]))
         same(feeds(stage.targets), whole(dense, [end]))

@@ -20,11 +20,13 @@ from secateur.calib.sources import open_source
 from secateur.ir import DataType, Graph, Tensor
 from secateur.ir.errors import BackendError, DataError, RefusedError
 from secateur.ir.rules.weights import weight_uses
+from secateur.ir.runner import Example
 from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import HELD_OUT
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
+from secateur.passes.refit.blocks import step_samples
 from secateur.passes.refit.parts import SPARSE, shared_parts, weights_of
 from secateur.passes.refit.split import Split
 
@@ -216,6 +218,13 @@ def test_logits_are_fitted_rather_than_probabilities() -> None:
     source = open_source([{"x": np.ones((2, 8), np.float32)}])
     for span, ends in ((1, ["relu", "logits"]), (0, ["logits"])):
         assert [one.exit.name for one in shared_parts(known(dense), known(dense), span, source, _RUNNER)] == ends
+
+
+@pytest.mark.parametrize(
+    ("shape", "samples"), [((4, 512, 8), 2), ((4, 32, 8), 32), ((4, 3, 8), 32), ((4, 2000, 8), 1), ((4, 8), 32)]
+)
+def test_long_samples_make_a_step_sooner(shape: tuple[int, ...], samples: int) -> None:
+    assert step_samples(32, Example({}, np.zeros(shape, np.float32))) == samples
 
 
 @pytest.mark.parametrize(("samples", "divisible"), [(16, True), (7, True), (16, False)])
