@@ -17,6 +17,7 @@ GROUP = "secateur.passes"
 PASSES: Mapping[str, str] = MappingProxyType(
     {
         "apply-masks": "secateur.passes.masks.apply:ApplyMasks",
+        "armor": "secateur.passes.armor.armor:Armor",
         "clean": "secateur.passes.cleanup.clean:Clean",
         "factorize": "secateur.passes.factorize.low_rank:Factorize",
         "drop-blocks": "secateur.passes.drop.blocks:DropBlocks",

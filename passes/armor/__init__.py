@@ -1,0 +1,1 @@
+"""A sparse core between block-diagonal matrices in place of one dense matrix."""
