@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from secateur.ir.onnx_graphsurgeon import from_graphsurgeon, to_graphsurgeon
     from secateur.ir.onnx_read import load
     from secateur.ir.onnx_torch import from_torch
+    from secateur.linting import LintReport, lint
     from secateur.mixing import mixed_source
     from secateur.passes.base import Pass
     from secateur.passes.manifest import Manifest
@@ -56,6 +57,7 @@ _HOMES = {
     "secateur.ir.onnx_read": ("load",),
     "secateur.ir.onnx_torch": ("from_torch",),
     "secateur.mixing": ("mixed_source",),
+    "secateur.linting": ("LintReport", "lint"),
     "secateur.passes.base": ("Pass",),
     "secateur.passes.manifest": ("Manifest",),
     "secateur.passes.pipeline": ("parse_pipeline",),
@@ -77,6 +79,7 @@ __all__ = [
     "FoundCriterion",
     "Graph",
     "Inspection",
+    "LintReport",
     "Manifest",
     "Op",
     "Pass",
@@ -96,6 +99,7 @@ __all__ = [
     "from_graphsurgeon",
     "from_torch",
     "inspect",
+    "lint",
     "load",
     "mixed_source",
     "open_source",

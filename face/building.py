@@ -95,7 +95,7 @@ def build(
         OutputError: the engine cannot be written.
     """
     check_writable(Path(output))
-    ranges = tuple(_range(name, sizes) for name, sizes in (shapes or {}).items())
+    ranges = tuple(range_of(name, sizes) for name, sizes in (shapes or {}).items())
     targets = (compute_capability,) if isinstance(compute_capability, str) else tuple(compute_capability)
     options = BuildOptions(
         flavor=target,
@@ -112,7 +112,12 @@ def build(
     return EngineReport(replace(made, model=Path(title_of(model))))
 
 
-def _range(name: str, sizes: Sizes) -> ShapeRange:
+def range_of(name: str, sizes: Sizes) -> ShapeRange:
+    """The sizes of one input, as `build` takes them, as a range.
+
+    Raises:
+        ProfileError: they are none.
+    """
     if isinstance(sizes, str):
         return parse_shape(f"{name}={sizes}")
     shapes = [tuple(sizes)] if all(isinstance(size, int) for size in sizes) else [tuple(shape) for shape in sizes]  # type: ignore[arg-type]

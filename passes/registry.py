@@ -24,6 +24,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "drop-edges": "secateur.passes.drop.edges:DropEdges",
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
+        "legalize": "secateur.passes.legalize:Legalize",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
         "permute": "secateur.passes.permute.permute:Permute",
         "prune": "secateur.passes.prune.dimensions:Prune",

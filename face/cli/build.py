@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from secateur.backends.tensorrt import Progress
 
 
+_MOST_WARNINGS = 8
+
+
 class Package(StrEnum):
     """NVIDIA's two packages."""
 
@@ -46,6 +49,7 @@ def build(options: BuildCommandOptions, screen: Screen) -> Answer:
     from secateur.backends.tensorrt import Profile, parse_shape
     from secateur.building import build
 
+    warned = _warn(options, screen)
     ranges = Profile(tuple(parse_shape(text) for text in options.shape)).ranges
     with screen.progress() as tell:
 
@@ -62,4 +66,23 @@ def build(options: BuildCommandOptions, screen: Screen) -> Answer:
             progress=progress,
         )
     screen.note(f"wrote {options.output}")
-    return Answer(report)
+    return Answer(report, extra={"lint": warned})
+
+
+def _warn(options: BuildCommandOptions, screen: Screen) -> list[str]:
+    """What the build would change without a word, said before it; what it refuses, it says itself."""
+    from secateur.backends.tensorrt.lint import Severity
+    from secateur.ir.errors import SecateurError
+    from secateur.linting import lint
+
+    target = ",".join([options.target.value, *options.compute_capability])
+    try:
+        found = lint(options.model, target=target).findings
+    except SecateurError:
+        return []  # the build says what is wrong with the file or the target
+    changed = [str(one) for one in found if one.severity is Severity.CHANGED]
+    for line in changed[:_MOST_WARNINGS]:
+        screen.note(f"lint: {line}")
+    if len(changed) > _MOST_WARNINGS:
+        screen.note(f"lint: and {len(changed) - _MOST_WARNINGS} more; `secateur lint` lists them")
+    return changed

@@ -18,6 +18,7 @@ from secateur.cli.compress import compress
 from secateur.cli.failures import USAGE, guarded, tell, terminable
 from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
+from secateur.cli.lint import lint
 from secateur.cli.replay import replay
 from secateur.cli.run_pass import run_pass
 from secateur.cli.sparsity import sparsity
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "compress": compress,
     "replay": replay,
     "compare": compare,
+    "lint": lint,
     "build": build,
     "print": print_model,
     "diff": diff,
