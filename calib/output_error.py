@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -142,6 +143,12 @@ class Answers:
                 if options.memory_limit is not None and size > options.memory_limit:
                     break
                 self._kept.append(answer)
+
+    @property
+    def positions(self) -> int:
+        """At how many places the first batch is answered, of a sequence or an image: 1 for a class for all of it."""
+        shapes = [array.shape for array in self._kept[0].values()] if self._kept else []
+        return max((math.prod(shape[1:-1]) for shape in shapes), default=1)
 
     def _runner(self, graph: Graph) -> AbstractContextManager[Runner]:
         return self._factory(graph, outputs=list(self.meanings))

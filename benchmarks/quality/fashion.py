@@ -63,6 +63,14 @@ def judge(found: Array, dense: Array) -> dict[str, float]:
     }
 
 
+def likelihood(found: Array, dense: Array) -> dict[str, float]:
+    """The same, and the mean negative log-likelihood of the labels."""
+    _, labels = test_split()
+    shifted = found.astype(np.float64) - found.max(1, keepdims=True)
+    missed = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+    return {**judge(found, dense), "NLL": float(missed.mean())}
+
+
 AMOUNTS = {"MACs -30 %": "budget=macs:0.7, align=1", "MACs -50 %": "budget=macs:0.5, align=1"}
 PEERS = ("onnxsim l2", "onnxsim wanda", "torch-pruning l2")
 _task = partial(Task, calibrate=calibrate, evaluate=evaluate, judge=judge, metrics=METRICS)

@@ -77,6 +77,8 @@ def admm_mask(
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     system = gram / scale / scale[:, None]
     np.einsum("ii->i", system)[...] = 1.0
+    # What is never read is worth nothing, however it is damped.
+    target = np.where(gram.diagonal() > 0, target, 0.0)
     wanted = (target * scale).astype(np.float32)
     pull = ((target * scale) @ system).astype(np.float32)
     mask = keep(np.abs(wanted)) if start is None else start

@@ -26,6 +26,9 @@ from secateur.passes.prune.units import Units
 SAMPLES = 128
 """So many samples answer, at the most."""
 
+POSITIONS = 1024
+"""So many positions of sequences or images are answered for, at the most, but for two samples at the least."""
+
 REMOVED = 0.5
 """The share of a group that goes for a try."""
 
@@ -80,7 +83,10 @@ def probe_of(found: Dimensions, context: Context) -> Probe | None:
     if not outputs:
         return None
     numbers: dict[str, Meaning] = dict.fromkeys(outputs, "numbers")
-    return Probe(graph, answers_of(graph.clone(), numbers, SAMPLES, context, "an allocation by loss"))
+    who = "an allocation by loss"
+    positions = answers_of(graph, numbers, 1, context, who).positions
+    samples = min(SAMPLES, max(2, POSITIONS // positions))
+    return Probe(graph, answers_of(graph.clone(), numbers, samples, context, who))
 
 
 def _share(layer: Layer, repaired: Repaired) -> float:

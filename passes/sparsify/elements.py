@@ -55,8 +55,9 @@ class Sparsify(Pass):
     """What a share of zeros is counted over: all weights of a layer, or those of each output by themselves."""
     criterion: str = "auto"
     """What decides which weights stay; auto is sparsegpt with data and magnitude without."""
-    refine: str = "none"
-    """What makes masks better: swap pays where nothing is repaired; behind it least squares has less to gain."""
+    refine: str = "auto"
+    """What makes masks better: swap where nothing is repaired, admm before least squares; auto is admm where criterion
+    is auto, too, and least squares follow, else none."""
     repair: str = "auto"
     """What is done to the weights that stay; auto is least squares with data and none without."""
     allocation: str = "uniform"
@@ -77,10 +78,14 @@ class Sparsify(Pass):
         self._demands()
         if self.damping < 0 or self.positions < 0:
             raise ValueError("damping and positions must not be negative")
-        for choices, name in ((criteria.CRITERIA, self.criterion), (repair.REPAIRS, self.repair)):
+        named = (
+            (criteria.CRITERIA, self.criterion),
+            (refine.REFINEMENTS, self.refine),
+            (repair.REPAIRS, self.repair),
+        )
+        for choices, name in named:
             if name != "auto":
                 choices.check(name)
-        refine.REFINEMENTS.check(self.refine)
         ALLOCATIONS.check(self.allocation)
         ALLOCATIONS[self.allocation].check(self._wishes())
 
@@ -116,4 +121,8 @@ class Sparsify(Pass):
         """The options with what `auto` means here."""
         criterion = self.criterion if self.criterion != "auto" else "sparsegpt" if has_data else "magnitude"
         mend = self.repair if self.repair != "auto" else "least-squares" if has_data else "none"
-        return Methods(criterion, self.refine, mend, self.damping, self.positions)
+        better = self.refine
+        if better == "auto":
+            # Masks of a named criterion stay what it made of them.
+            better = "admm" if has_data and self.criterion == "auto" and mend == "least-squares" else "none"
+        return Methods(criterion, better, mend, self.damping, self.positions)

@@ -110,6 +110,22 @@ def test_equal_seeds_give_equal_bytes(name: str, options: str) -> None:
     assert first.manifest.to_json() == again.manifest.to_json()
 
 
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ("", "criterion=sparsegpt,refine=admm,repair=least-squares"),
+        ("pattern=50%", "pattern=50%,criterion=sparsegpt,refine=admm,repair=least-squares"),
+        ("criterion=sparsegpt", "criterion=sparsegpt,refine=none,repair=least-squares"),
+        ("repair=none", "criterion=sparsegpt,refine=none,repair=none"),
+        ("refine=swap", "criterion=sparsegpt,refine=swap,repair=least-squares"),
+    ],
+)
+def test_auto_is_the_best_that_is_known_and_leaves_named_methods_alone(options: str, meant: str) -> None:
+    short, long = (_sparsify(_mlp(), f"worthwhile=false,{one}".rstrip(",")) for one in (options, meant))
+    for weight in AXES["mlp"]:
+        np.testing.assert_array_equal(_array(short.graph, weight), _array(long.graph, weight))
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
 def test_without_repair_weights_are_what_they_were_or_zero(name: str, pattern: str) -> None:
