@@ -29,9 +29,7 @@ class TorchDifferentiator(Opened):
     Fisher, are neither needed nor wanted.
     """
 
-    def __init__(
-        self, graph: Graph, *, at: Sequence[str], outputs: Mapping[str, Meaning], device: str = "cpu"
-    ) -> None:
+    def __init__(self, graph: Graph, *, at: Sequence[str], outputs: Mapping[str, Meaning], device: str = "cpu") -> None:
         """Looks the values up; `with` prepares it.
 
         Args:
