@@ -6,6 +6,7 @@ Counts are exact, and of equals the earlier stays: every mask is the one that a 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ Scope: TypeAlias = Literal["layer", "row"]
 """What shares a threshold: the whole layer, or each row by itself."""
 
 #: Up to this size, ranks of a group are counted pair by pair, which is faster than sorting it.
-_COUNTED = 8
+COUNTED = 16
 
 
 def keep_of(saliency: Numbers, keep: int, group: int) -> Mask:
@@ -45,24 +46,42 @@ def keep_of(saliency: Numbers, keep: int, group: int) -> Mask:
 
 
 def keep_places(places: Numbers, keep: int) -> Mask:
-    """Keeps the `keep` largest along the first axis of [group, ...], of equals the earlier."""
+    """Keeps the `keep` largest along the first axis of [group, ...], of equals the earlier; no number is NaN."""
     group = len(places)
     if keep <= 0 or keep >= group:
         return np.full(places.shape, keep > 0, dtype=np.bool_)
-    if group > _COUNTED:
-        order = np.argsort(_descending(places), axis=0, kind="stable")
+    if group > COUNTED:
+        order = np.argsort(descending(places), axis=0, kind="stable")
         mask = np.zeros(places.shape, dtype=np.bool_)
         np.put_along_axis(mask, order[:keep], True, axis=0)
         return mask
+    return np.stack(kept_of_places(list(places), keep))
+
+
+def kept_of_places(places: Sequence[Numbers], keep: int) -> list[Mask]:
+    """Which of the numbers at each place of a group stay, with one array for each place: few places, no NaN."""
+    if (keep, len(places)) == (2, 4):
+        return _two_of_four(*places)
     # The rank of an entry is the number of those that beat it: larger ones, and equal ones before it.
-    ranks = np.zeros(places.shape, dtype=np.int8)
-    for one in range(group):
-        for other in range(one + 1, group):
+    ranks = [np.zeros(place.shape, np.uint8) for place in places]
+    for one in range(len(places)):
+        for other in range(one + 1, len(places)):
             first_wins = places[one] >= places[other]
             ranks[other] += first_wins
             ranks[one] += ~first_wins
-    kept: Mask = ranks < keep
-    return kept
+    return [rank < keep for rank in ranks]
+
+
+def _two_of_four(a: Numbers, b: Numbers, c: Numbers, d: Numbers) -> list[Mask]:
+    """Who wins two of three comparisons stays; of equals the earlier one wins."""
+    ab, ac, ad, bc, bd, cd = a >= b, a >= c, a >= d, b >= c, b >= d, c >= d
+    lost = ~ab
+    return [
+        (ab & ac) | (ad & (ab | ac)),
+        (lost & bc) | (bd & (lost | bc)),
+        ~((ac & bc) | (~cd & (ac | bc))),
+        ~((ad & bd) | (cd & (ad | bd))),
+    ]
 
 
 def keep_share(saliency: Numbers, share: float, scope: Scope = "layer") -> Mask:
@@ -127,7 +146,7 @@ def _check_numbers(saliency: Numbers) -> None:
         raise ValueError(f"{int(np.isnan(saliency).sum())} of {saliency.size} saliencies are NaN, expected numbers")
 
 
-def _descending(values: Numbers) -> Numbers:
+def descending(values: Numbers) -> Numbers:
     """What sorts the other way round; unsigned and smallest integers have no negative of their own."""
-    signed: Numbers = -(values if values.dtype.kind == "f" else values.astype(np.float64))
-    return signed
+    turned: Numbers = -values if values.dtype.kind == "f" else ~values
+    return turned

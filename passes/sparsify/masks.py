@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.calib.solvers.element_masks import COUNTED, descending, kept_of_places
 from secateur.ir.masked import Bits, masked
 from secateur.ir.tensor import Tensor
 
@@ -17,8 +18,6 @@ Mask = NDArray[np.bool_]
 
 _PIECE = 1 << 17
 """Numbers that are compared at a time: what fits into a processor's cache."""
-_COUNTED = 16
-"""Up to this size, ranks in a group are counted pair by pair, which is faster than sorting it."""
 
 
 def keep_largest(saliency: NDArray[Any], keep: int, group: int, axis: int) -> Mask:
@@ -139,49 +138,18 @@ def _keep(numbers: NDArray[Any], keep: int, out: Mask) -> None:
         order = np.argsort(-numbers, axis=2, kind="stable")
         _put(order, keep, out)
         return
-    if group > _COUNTED:
-        _put(np.argsort(_descending(numbers), axis=2, kind="stable"), keep, out)
+    if group > COUNTED:
+        _put(np.argsort(descending(numbers), axis=2, kind="stable"), keep, out)
         return
     # Each place of a group as one long vector.
     if numbers.shape[3] < 16:
         places = [np.ascontiguousarray(numbers[:, :, place]) for place in range(group)]
     else:
         places = [numbers[:, :, place] for place in range(group)]
-    stays = _two_of_four(*places) if (keep, group) == (2, 4) else _by_rank(places, keep)
-    for place, one in enumerate(stays):
+    for place, one in enumerate(kept_of_places(places, keep)):
         out[:, :, place] = one
-
-
-def _two_of_four(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any]) -> list[Mask]:
-    """Who wins two of three comparisons stays; of equals the earlier one wins."""
-    ab, ac, ad, bc, bd, cd = a >= b, a >= c, a >= d, b >= c, b >= d, c >= d
-    lost = ~ab
-    return [
-        (ab & ac) | (ad & (ab | ac)),
-        (lost & bc) | (bd & (lost | bc)),
-        ~((ac & bc) | (~cd & (ac | bc))),
-        ~((ad & bd) | (cd & (ad | bd))),
-    ]
-
-
-def _by_rank(places: list[NDArray[Any]], keep: int) -> list[Mask]:
-    """The rank of an entry is the number of those that beat it: larger ones, and equal ones before it."""
-    ranks = [np.zeros(place.shape, np.uint8) for place in places]
-    for one in range(len(places)):
-        for other in range(one + 1, len(places)):
-            first_wins = places[one] >= places[other]
-            ranks[other] += first_wins
-            ranks[one] += ~first_wins
-    return [rank < keep for rank in ranks]
 
 
 def _put(order: NDArray[np.intp], keep: int, out: Mask) -> None:
     out[...] = False
     np.put_along_axis(out, order[:, :, :keep], True, axis=2)
-
-
-def _descending(numbers: NDArray[Any]) -> NDArray[Any]:
-    """What sorts the other way round; unsigned and smallest integers have no negative of their own."""
-    if numbers.dtype.kind == "f":
-        return -numbers
-    return ~numbers
