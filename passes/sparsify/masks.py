@@ -42,13 +42,6 @@ def keep_largest(saliency: NDArray[Any], keep: int, group: int, axis: int) -> Ma
     return mask
 
 
-def satisfies(weight: NDArray[Any], keep: int, group: int, axis: int) -> bool:
-    """True where every `group` neighbours along `axis` have at most `keep` non-zeros."""
-    if weight.shape[axis] % group:
-        return False
-    return bool((np.count_nonzero(_grouped(weight, group, axis % weight.ndim), axis=2) <= keep).all())
-
-
 @dataclass(frozen=True)
 class Masked:
     """A weight of which the largest numbers stay, which they are, and what share of its sum of squares they have."""

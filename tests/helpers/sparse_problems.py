@@ -76,3 +76,11 @@ class Halves:
 
 
 halves = Halves()
+
+
+def satisfies(weight: np.ndarray, keep: int, group: int, axis: int) -> bool:
+    """True where every `group` neighbours along `axis` have at most `keep` non-zeros; all of the array at once."""
+    if weight.shape[axis] % group:
+        return False
+    last = np.moveaxis(weight, axis, -1)
+    return bool((np.count_nonzero(last.reshape(*last.shape[:-1], -1, group), axis=-1) <= keep).all())

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.sparse_problems import satisfies
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.ir import DataType, Tensor
 from secateur.passes.sparsify import masks
-from secateur.passes.sparsify.masks import MagnitudeMasker, keep_largest, satisfies
+from secateur.passes.sparsify.masks import MagnitudeMasker, keep_largest
 
 Array = np.ndarray[Any, Any]
 PATTERNS = ((1, 2), (1, 4), (2, 4), (3, 4), (2, 6), (4, 8), (5, 16), (7, 32))

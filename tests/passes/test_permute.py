@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.convolutional import Net
 from helpers.mask_oracle import difference, run
+from helpers.sparse_problems import satisfies
 from helpers.zoo import random_feeds, zoo
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
@@ -16,7 +17,6 @@ from secateur.ir.onnx_write import to_bytes
 from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
-from secateur.passes.sparsify.masks import satisfies
 from secateur.replaying import replay
 
 MODELS = ["resnet50", "mobilenet-v2", "swin", "vit-torch", "bert", "gpt2", "llama"]

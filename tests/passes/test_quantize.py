@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.convolutional import Net
+from helpers.sparse_problems import satisfies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
@@ -18,7 +19,6 @@ from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.quantize.grid import along, quantize_weight, symmetric_scale
-from secateur.passes.sparsify.masks import satisfies
 
 floats = st.floats(-8, 8, width=16)
 

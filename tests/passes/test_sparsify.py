@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from helpers.convolutional import Net
+from helpers.sparse_problems import satisfies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
@@ -19,7 +20,7 @@ from secateur.ir.errors import RefusedError, TextError
 from secateur.passes.context import Context
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
-from secateur.passes.sparsify.masks import keep_largest, satisfies
+from secateur.passes.sparsify.masks import keep_largest
 
 
 def _sparsify(graph: Graph, options: str = "") -> Result:

@@ -10,6 +10,7 @@ import pytest
 from helpers.convolutional import Net
 from helpers.graphs import Net as Named
 from helpers.graphs import random_feeds
+from helpers.sparse_problems import satisfies
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
@@ -24,7 +25,6 @@ from secateur.passes.layers.evidence import Streams, gather
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.sparsify.criteria import CRITERIA
-from secateur.passes.sparsify.masks import satisfies
 
 
 def _context(graph: Graph, **more: Any) -> Context:
