@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -145,10 +144,9 @@ class Answers:
                 self._kept.append(answer)
 
     @property
-    def positions(self) -> int:
-        """At how many places the first batch is answered, of a sequence or an image: 1 for a class for all of it."""
-        shapes = [array.shape for array in self._kept[0].values()] if self._kept else []
-        return max((math.prod(shape[1:-1]) for shape in shapes), default=1)
+    def numbers(self) -> int:
+        """How many numbers answer one sample of the first batch, in all outputs together."""
+        return sum(array.size // max(len(array), 1) for array in self._kept[0].values()) if self._kept else 0
 
     def _runner(self, graph: Graph) -> AbstractContextManager[Runner]:
         return self._factory(graph, outputs=list(self.meanings))

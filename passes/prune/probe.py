@@ -26,8 +26,8 @@ from secateur.passes.prune.units import Units
 SAMPLES = 128
 """So many samples answer, at the most."""
 
-POSITIONS = 1024
-"""So many positions of sequences or images are answered for, at the most, but for two samples at the least."""
+NUMBERS = 1 << 26
+"""So many numbers are answered, at the most, but for two samples at the least: beliefs of language models are large."""
 
 REMOVED = 0.5
 """The share of a group that goes for a try."""
@@ -84,8 +84,8 @@ def probe_of(found: Dimensions, context: Context) -> Probe | None:
         return None
     numbers: dict[str, Meaning] = dict.fromkeys(outputs, "numbers")
     who = "an allocation by loss"
-    positions = answers_of(graph, numbers, 1, context, who).positions
-    samples = min(SAMPLES, max(2, POSITIONS // positions))
+    each = answers_of(graph, numbers, 1, context, who).numbers
+    samples = min(SAMPLES, max(2, NUMBERS // max(each, 1)))
     return Probe(graph, answers_of(graph.clone(), numbers, samples, context, who))
 
 
