@@ -7,7 +7,7 @@ info) have it without knowing of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,10 +46,6 @@ class SparsityScheme:
     def holds(self, tensor: Tensor) -> bool:
         """True where the numbers are as promised."""
         return self.axis < len(tensor.shape) and holds_along(tensor, self.axis, self.keep, self.group)
-
-    def transposed(self, permutation: Sequence[int]) -> SparsityScheme:
-        """The same behind a Transpose."""
-        return SparsityScheme(self.keep, self.group, list(permutation).index(self.axis))
 
 
 def unmark(value: Value) -> None:

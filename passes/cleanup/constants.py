@@ -13,6 +13,7 @@ from secateur.ir.clone import clone_op
 from secateur.ir.errors import SecateurError
 from secateur.ir.node import ConstantNode
 from secateur.ir.rules.known import Known
+from secateur.ir.rules.weight_reading import reading
 from secateur.ir.runner import RunnerFactory
 from secateur.ir.sparsity_scheme import SparsityScheme
 from secateur.passes.base import Pass
@@ -185,24 +186,23 @@ def _replace_by_constant(part: Graph, value: Value, tensor: Tensor) -> None:
     """A constant takes the place and the name of a value; as an output of the graph it leaves as a Constant node."""
     op = part.producer(value)
     assert op is not None
-    name = value.name
+    name, scheme = value.name, _kept_scheme(part, value)
     node = ConstantNode() if value in part.outputs else None
     part.rename(value, part.unique_name(f"{name}_folded"))
     kind = value.type if value in part.outputs else TensorType(tensor.dtype, tensor.shape)
     constant = part.add_value(Value(name, kind, tensor, node, value.doc, value.metadata))
-    if (scheme := _kept_scheme(op)) is not None:
+    if scheme is not None and scheme.holds(tensor):
         scheme.mark(constant)
     part.replace_all_uses(value, constant)
     sweep(part, op)
 
 
-def _kept_scheme(op: Op) -> SparsityScheme | None:
-    """The zeros that what an op makes of a marked constant is known to have."""
-    read = op.input(0) if op.inputs else None
-    scheme = None if read is None or read.const is None else SparsityScheme.of(read)
-    if scheme is None or op.domain or op.op_type not in ("Cast", "Identity", "Transpose"):
+def _kept_scheme(part: Graph, value: Value) -> SparsityScheme | None:
+    """The zeros that a value should have, as only moves and retypes lie between a marked constant and it."""
+    op = part.producer(value)
+    read = None if op is None else op.input(0)
+    scheme = None if read is None else SparsityScheme.of(read)
+    found = None if scheme is None else reading(Known(part), value)
+    if scheme is None or found is None or (scheme.axis,) not in found.axes:
         return None
-    if op.op_type != "Transpose":
-        return scheme
-    assert read is not None and read.const is not None
-    return scheme.transposed(op.attribute("perm", range(len(read.const.shape))[::-1]))
+    return replace(scheme, axis=found.axes.index((scheme.axis,)))

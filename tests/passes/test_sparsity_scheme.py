@@ -80,6 +80,30 @@ def test_folding_a_transpose_moves_the_axis() -> None:
     assert list(_marks(done).values()) == ["2:4 axis 0"]
 
 
+@pytest.mark.parametrize(
+    ("op_type", "target", "mark"),
+    [
+        ("Identity", None, "2:4 axis 1"),
+        ("Reshape", [1, 4, 8], "2:4 axis 2"),
+        ("Unsqueeze", [0], "2:4 axis 2"),
+        ("Reshape", [2, 16], None),
+    ],
+)
+def test_folding_follows_the_axis_as_far_as_it_is_one(op_type: str, target: list[int] | None, mark: str | None) -> None:
+    graph = Graph()
+    x = add_input(graph, "x", ["n", 4, 8])
+    weight = add_constant(graph, "w", np.tile(np.array([1, 0, 2, 0], np.float32), (4, 2)))
+    PAIRS.mark(weight)
+    more = [] if target is None else [add_constant(graph, "target", np.array(target))]
+    seen = emit(graph, op_type, [weight, *more]).output
+    back = emit(
+        graph, "Reshape", [x, add_constant(graph, "flat", np.array([-1] if mark is None else [-1, 4, 8]))]
+    ).output
+    graph.set_interface(outputs=[back, seen])
+    done = run_pipeline(graph, parse_pipeline("fold-constants"), Context(runner=OnnxRuntimeRunner)).graph
+    assert _marks(done).get(seen.name) == mark
+
+
 def test_a_pass_that_must_lose_it_says_so() -> None:
     """Where channels go, others become neighbours."""
     result = _run("sparsify,prune{ratio=0.3,align=1}")
