@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.calib.solvers.channel_order import Indices, assign, exchange, retained, snake
+from secateur.ir.dims.algebra import Dim
+from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.dims.groups import Group, groups
 from secateur.ir.dims.order import fixed
 from secateur.ir.dims.reorder import reorder
@@ -19,15 +21,19 @@ from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
-from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs
-from secateur.passes.layers.matrix import matrices_of
+from secateur.passes.layers.evidence import Streams
 from secateur.passes.layers.stages import walk
 from secateur.passes.permute.windows import Window, windows_of
 from secateur.passes.prune.facts import dims
-from secateur.passes.sparsify.criteria import CRITERIA, Criterion
+from secateur.passes.sparsify.allocation import Wishes
+from secateur.passes.sparsify.criteria import CRITERIA
+from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Neighbours, parse_pattern
-from secateur.passes.sparsify.problem import Problem
-from secateur.passes.sparsify.spots import Demands, spots_of
+from secateur.passes.sparsify.spots import Demands, Spot, spots_of
+from secateur.passes.sparsify.work import Work
+
+_DAMPING = 0.01
+"""What criteria that solve with Gram matrices add to their diagonals, as `sparsify` has it."""
 
 Search: TypeAlias = Literal["snake", "assign", "exchange"]
 
@@ -76,85 +82,71 @@ class Permute(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Reorders every free dimension that weights to be masked read; returns how many."""
-        criterion = self._criterion(context)
-        pattern = parse_pattern(self.pattern)
-        assert isinstance(pattern, Neighbours)
+        pattern = self._neighbours
         spots = spots_of(context.facts.get(known_fact), Demands(pattern, worthwhile=self.worthwhile), context)
         found = context.facts.get(dims)
-        held = fixed(found)
-        wanted: list[tuple[Group, Sequence[Window]]] = []
-        for group in groups(found):
-            windows = windows_of(found, group, spots, pattern.group)
-            if not windows or group.size % pattern.group or group.size == pattern.group:
-                continue
-            if reason := held.get(group.dim):
-                context.note(f"{group.name} keeps its order: {reason}")
-            else:
-                wanted.append((group, windows))
-        orders: dict[int, Indices] = {}
+        wanted = self._wanted(found, spots, context)
+        methods = self._methods(context)
+        needs_data = methods.chooser.needs_data
+        work = Work(graph, spots, methods, Wishes(pattern), "uniform", context, needs_data)
+        orders: dict[Dim, Indices] = {}
 
         def visit(which: int, streams: Streams | None) -> None:
             context.progress("permute", which, len(wanted))
             group, windows = wanted[which]
             if context.allow("permute", windows[0].spot.use.op):
-                order = self._order(group, windows, self._saliency(windows, criterion, streams, context), context)
+                order = self._order(group, windows, _saliency(windows, work, streams), context)
                 if order is not None:
-                    orders[which] = order
+                    orders[group.dim] = order
 
-        if criterion.needs_data:
+        if needs_data:
             walk(graph, graph, [[window.spot.use.op for window in some] for _, some in wanted], context, visit)
         else:
             for which in range(len(wanted)):
                 visit(which, None)
         context.progress("permute", len(wanted), len(wanted))
-        for one in reorder(graph, found, {wanted[which][0].dim: order for which, order in orders.items()}):
+        for one in reorder(graph, found, orders):
             context.manifest.keep(one.weight, one.axis, one.kept)
         return len(orders)
 
-    def _criterion(self, context: Context) -> Criterion:
+    @property
+    def _neighbours(self) -> Neighbours:
+        pattern = parse_pattern(self.pattern)
+        assert isinstance(pattern, Neighbours)
+        return pattern
+
+    def _wanted(
+        self, found: Dimensions, spots: Sequence[Spot], context: Context
+    ) -> list[tuple[Group, Sequence[Window]]]:
+        """The groups that masks depend on the order of, and that may be reordered; notes for those that may not."""
+        neighbours, held = self._neighbours.group, fixed(found)
+        wanted: list[tuple[Group, Sequence[Window]]] = []
+        for group in groups(found):
+            if group.size % neighbours or group.size == neighbours:
+                continue
+            windows = windows_of(found, group, spots, neighbours)
+            if windows and (reason := held.get(group.dim)):
+                context.note(f"{group.name} keeps its order: {reason}")
+            elif windows:
+                wanted.append((group, windows))
+        return wanted
+
+    def _methods(self, context: Context) -> Methods:
+        """The criterion, and nothing done with what it says."""
         name = self.criterion
         if name == "auto":
             name = "magnitude" if context.source is None else "wanda"
-        criterion = CRITERIA[name]
-        if criterion.needs_data and context.source is None:
+        if CRITERIA[name].needs_data and context.source is None:
             raise RefusedError(
                 f"{self} needs calibration data, but none was given", hint="give --data, or criterion=magnitude"
             )
-        return criterion
-
-    def _saliency(
-        self, windows: Sequence[Window], criterion: Criterion, streams: Streams | None, context: Context
-    ) -> NDArray[np.float32]:
-        """[rows, size] of all windows, each layer's in sum 1: none outweighs the others by its scale."""
-        uses = [window.spot.use for window in windows]
-        seen: Sequence[Sequence[Evidence | None]] = [[None]] * len(uses)
-        if streams is not None:
-            seen = gather_slabs(streams, uses, context, self.positions)
-        parts = []
-        for window, slabs in zip(windows, seen, strict=True):
-            matrix = matrices_of(window.spot.use)[0].take(window.spot.order, axis=-1)
-            problem = Problem(
-                name=window.spot.weight.name,
-                weight=matrix,
-                bias=None,
-                order=window.spot.order,
-                evidence=slabs[0],
-                channels=window.spot.channels,
-                random=context.random(window.spot.weight.name),
-                damping=0.0,
-            )
-            saliency = criterion.saliency(problem)
-            cut = window.cut(saliency).astype(np.float32)
-            parts.append(cut / (float(cut.sum(dtype=np.float64)) or 1.0))
-        return np.concatenate(parts)
+        return Methods(name, refine="none", repair="none", damping=_DAMPING, positions=self.positions)
 
     def _order(
         self, group: Group, windows: Sequence[Window], saliency: NDArray[np.float32], context: Context
     ) -> Indices | None:
         """The new order of a group; None where none is better than what there is."""
-        pattern = parse_pattern(self.pattern)
-        assert isinstance(pattern, Neighbours)
-        keep, neighbours = pattern.keep, pattern.group
+        keep, neighbours = self._neighbours.keep, self._neighbours.group
         before = retained(saliency, keep, neighbours)
         order = max(
             (np.arange(group.size), snake(saliency, neighbours)),
@@ -171,6 +163,17 @@ class Permute(Pass):
             **_columns(group, windows), kept_before=before / share, kept_after=(after if better else before) / share
         )
         return order if better else None
+
+
+def _saliency(windows: Sequence[Window], work: Work, streams: Streams | None) -> NDArray[np.float32]:
+    """[rows, size] of all windows, each layer's in sum 1: none outweighs the others by its scale."""
+    step = [work.spots.index(window.spot) for window in windows]
+    parts = []
+    for window, problems in zip(windows, work.problems_of(step, streams), strict=True):
+        judged = [CRITERIA[work.methods.criterion_of(problem)].saliency(problem) for problem in problems]
+        cut = np.concatenate([window.cut(saliency) for saliency in judged]).astype(np.float32)
+        parts.append(cut / (float(cut.sum(dtype=np.float64)) or 1.0))
+    return np.concatenate(parts)
 
 
 def _columns(group: Group, windows: Sequence[Window]) -> Mapping[str, object]:

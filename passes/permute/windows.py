@@ -51,8 +51,7 @@ def windows_of(dimensions: Dimensions, group: Group, spots: Sequence[Spot], neig
 def _starts(owner: NDArray[np.int64], size: int, neighbours: int) -> tuple[int, ...]:
     """Where 0, 1, ..., size - 1 follow each other; nothing where they also lie otherwise, or across masks' groups."""
     starts = np.flatnonzero(owner == 0)
-    whole = owner[: len(owner) - len(owner) % size] if len(starts) else owner[:0]
-    if not len(whole) or (starts % neighbours).any() or np.count_nonzero(owner >= 0) != size * len(starts):
+    if (starts % neighbours).any() or np.count_nonzero(owner >= 0) != size * len(starts):
         return ()
     ordered = all(np.array_equal(owner[start : start + size], np.arange(size)) for start in starts)
     return tuple(int(start) for start in starts) if ordered else ()

@@ -128,7 +128,7 @@ class Work:
         steps = steps_of(self.spots)
 
         def visit(which: int, streams: Streams | None) -> None:
-            found.extend(one for some in self._problems(steps[which], streams) for one in some)
+            found.extend(one for some in self.problems_of(steps[which], streams) for one in some)
 
         self._walk([[step] for step in steps], self.graph, visit)
         return found
@@ -144,7 +144,7 @@ class Work:
         for step in steps:
             members = self._open(step)
             # Of a weight that is several matrices, the first stands for all.
-            firsts = [problems[0] for problems in self._problems(members, streams)]
+            firsts = [problems[0] for problems in self.problems_of(members, streams)]
             found.extend(rule.measure(problem, self.methods, self.wishes) for problem in firsts)
         return found
 
@@ -160,22 +160,22 @@ class Work:
         if not isinstance(rule, BlockRule) or streams is None or len(wanted) < 2:
             self._settle(self._measured(steps, streams), members)
             return
-        problems = [one for step in steps for one in self._problems(self._open(step), streams)]
+        problems = [one for step in steps for one in self.problems_of(self._open(step), streams)]
         pairs = zip(wanted, problems, strict=True)
         layers = [layer_of(self.spots[one], some, self.methods, self.wishes.pattern) for one, some in pairs]
         trial = Trial(tuple(layers), streams, self.ends[steps[0][0]], self.context)
         self.patterns.update(zip(wanted, rule.decide(trial, self.wishes), strict=True))
 
-    def _problems(self, step: Step, streams: Streams | None) -> list[list[Problem]]:
+    def problems_of(self, step: Step, streams: Streams | None) -> list[list[Problem]]:
         """For each spot of a step its matrices."""
         uses = [use for which in step for use in self.spots[which].uses if use.targets is not None]
         seen = None
         if streams is not None and uses:
             pairs = zip(uses, gather_slabs(streams, uses, self.context, self.methods.positions), strict=True)
             seen = {(use.op, use.port): slabs for use, slabs in pairs}
-        return [self._problems_of(self.spots[which], seen) for which in step]
+        return [self._of_spot(self.spots[which], seen) for which in step]
 
-    def _problems_of(self, spot: Spot, seen: Mapping[Any, Sequence[Evidence]] | None) -> list[Problem]:
+    def _of_spot(self, spot: Spot, seen: Mapping[Any, Sequence[Evidence]] | None) -> list[Problem]:
         use, evidence = spot.use, None
         if seen is not None and all((one.op, one.port) in seen for one in spot.uses):
             evidence = [_merged(some) for some in zip(*(seen[one.op, one.port] for one in spot.uses), strict=True)]
@@ -213,7 +213,7 @@ class Work:
         return self._decided(members, streams)
 
     def _decided(self, members: Step, streams: Streams | None) -> int:
-        for which, problems in zip(members, self._problems(members, streams), strict=True):
+        for which, problems in zip(members, self.problems_of(members, streams), strict=True):
             self._write(self.spots[which], self.patterns[which], problems)
         return len(members)
 

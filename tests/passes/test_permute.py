@@ -74,6 +74,16 @@ def test_data_says_which_channels_count() -> None:
     assert to_bytes(with_data.graph) == to_bytes(_run(graph, "permute", data=True).graph)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "mixtral"])
+def test_what_the_data_does_not_show_is_judged_by_magnitude(name: str) -> None:
+    """Recurrent layers and fused mixtures keep to themselves what their weights read."""
+    graph = run_pipeline(zoo("small")[name](), parse_pipeline("clean"), Context()).graph
+    permuted = _run(graph, "permute{worthwhile=false}", data=True)
+    feeds = random_feeds(graph, 3)
+    assert difference(run(graph, feeds), run(permuted.graph, feeds)) < 1e-4
+    assert all(after >= before for before, after in _kept(permuted))
+
+
 def test_what_enters_and_leaves_the_model_keeps_its_order() -> None:
     graph = Net(16, 5).conv(24, 1).done()
     result = _run(graph, "permute")
