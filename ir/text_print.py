@@ -30,6 +30,7 @@ from secateur.ir.errors import GraphError
 from secateur.ir.graph import Graph
 from secateur.ir.model import Header
 from secateur.ir.node import Attribute, AttributeKind, Op, SparseTensor, Value
+from secateur.ir.schemes import Scheme
 from secateur.ir.tensor import Tensor
 from secateur.ir.text_lex import quote, sigil, word
 from secateur.ir.text_tensors import is_spelled, pairs_text, summary, tensor_text
@@ -147,7 +148,11 @@ class _Printer:
             line = opening + "".join(f"\n    {text}," for text in inputs) + "\n" + closing
         statements = [*self.described(graph.doc, sorted(graph.metadata.items()))]
         for node in self.statements(graph):
-            statements.append(self.op(node) if isinstance(node, Op) else self.declaration(node) + self.comment(node))
+            if isinstance(node, Op):
+                scheme = Scheme.of(graph, node)
+                statements.append(self.op(node) + ("" if scheme is None else f"  // {scheme}"))
+            else:
+                statements.append(self.declaration(node) + self.comment(node))
         if not statements:
             return line + "}"
         return "\n".join([line, *("  " + text.replace("\n", "\n  ") for text in statements), "}"])

@@ -12,6 +12,7 @@ from secateur.ir.errors import GraphError
 from secateur.ir.graph import Graph
 from secateur.ir.model import FunctionKey
 from secateur.ir.node import Attribute, AttributeKind, Op, Value
+from secateur.ir.schemes import is_quantizer, scheme_fault
 from secateur.ir.text_print import excerpt
 from secateur.ir.text_types import type_text
 from secateur.ir.types import TensorType
@@ -28,7 +29,7 @@ def verify(graph: Graph) -> None:
 
     Names: every value has one of its own; a captured one means the same inside as outside. Interface: inputs are made
     by nobody, outputs exist. Values: made by one op, or constant (with the type of its tensor), or an input. Edges:
-    those of the ports and captures, both ways, no others; no cycle. Attributes hold what their kind says, references
+    those of the ports and captures, both ways, no others; no cycle. Scales fit what they scale. Attributes hold what their kind says, references
     name a parameter. Bodies and their ops know each other. Every domain is imported, calls fit their functions, which
     call each other in no circle.
 
@@ -166,6 +167,8 @@ class _Verifier:
             ready.update(succ[op])  # type: ignore[arg-type]  # an op's successors are values
             if op.domain not in self.imported:
                 self.check_import(graph, op)
+            if is_quantizer(op) and (message := scheme_fault(graph, op)) is not None:
+                self.fault(graph, op, f"{op.title} {message}", "give it scales that fit")
             if self.functions:
                 self.check_call(graph, op)
         if len(graph._hold_bodies) != sum(1 for op in graph._hold_bodies if op in pred and op.bodies()):
