@@ -54,6 +54,7 @@ class Problem:
         random: a generator of this decision's own.
         damping: what is added to the diagonal of the Gram matrix, relative to its mean.
         gradients: of the weights, where they were asked for.
+        constant: [outputs] the bias that the layer has and keeps, where `bias` is None; None for none.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Problem:
     random: np.random.Generator
     damping: float
     gradients: Gradients | None = None
+    constant: Array | None = None
 
     @property
     def seen(self) -> Evidence:
@@ -76,7 +78,13 @@ class Problem:
     def moments(self) -> Moments:
         """Of the inputs in this problem's order of columns; about the means where a bias takes those up."""
         found = self.seen.moments(self.bias is not None)
-        return Moments(found.count, found.xx[np.ix_(self.order, self.order)], found.xy[self.order], found.yy)
+        xy, yy = found.xy, found.yy
+        if self.bias is None and self.constant is not None:
+            # What the bias gives is not for the weights to make.
+            mean, target_mean = self.seen.fit.mean, self.seen.fit.target_mean
+            xy = xy - found.count * np.outer(mean, self.constant)
+            yy = yy - found.count * self.constant * (2 * target_mean - self.constant)
+        return Moments(found.count, found.xx[np.ix_(self.order, self.order)], xy[self.order], yy)
 
     @property
     def gram(self) -> Array:
@@ -136,6 +144,8 @@ class Problem:
         """
         gram, held_out = self._judge, self._held_out
         outputs = np.arange(len(self.weight)) if rows is None else rows
+        if bias is None and self.constant is not None:
+            bias = self.constant[outputs]
         offset = gram.target_mean[outputs] - matrix @ gram.mean[self.order] - (0.0 if bias is None else bias)
         squares = held_out.yy[outputs] - 2 * np.einsum("rc,cr->r", matrix, held_out.xy[:, outputs])
         squares += np.einsum("rc,rc->r", matrix @ held_out.xx, matrix) + gram.count * np.square(offset)

@@ -180,8 +180,9 @@ class Work:
         if seen is not None and all((one.op, one.port) in seen for one in spot.uses):
             evidence = [_merged(some) for some in zip(*(seen[one.op, one.port] for one in spot.uses), strict=True)]
         matrices = matrices_of(use).take(spot.order, axis=-1)
-        bias = None if self.methods.leaves_bias else bias_of(use, self.graph)
+        bias = bias_of(use, self.graph)
         biases = [None] * len(matrices) if bias is None else list(bias.reshape(len(matrices), -1))
+        stays = self.methods.leaves_bias
         found = self.gradients.get(spot.weight.name)
         # As the matrix is multiplied by alpha, gradients with respect to it are divided.
         alpha = float(use.op.attribute("alpha", 1.0)) or 1.0
@@ -189,13 +190,14 @@ class Work:
             Problem(
                 name=spot.weight.name,
                 weight=matrix,
-                bias=biases[slab],
+                bias=None if stays else biases[slab],
                 order=spot.order,
                 evidence=None if evidence is None else evidence[slab],
                 channels=spot.channels,
                 random=self.context.random(f"{spot.weight.name}/{slab}"),
                 damping=self.methods.damping,
                 gradients=None if found is None else _slab(spot, found, slab, alpha),
+                constant=biases[slab] if stays else None,
             )
             for slab, matrix in enumerate(matrices)
         ]

@@ -195,3 +195,16 @@ def test_dead_inputs_are_never_read(name: str) -> None:
     found = REPAIRS[name](problem, mask)
     assert np.isfinite(found.matrix).all()
     assert not mask[:, [0, 5]].any()
+
+
+def test_what_a_bias_that_stays_gives_is_not_the_weights_to_make() -> None:
+    random = np.random.default_rng(0)
+    weight, shift, x = random.normal(size=(3, 8)), np.full(3, 50.0), random_rows(0, 80, 8)
+    with_bias = sparse_problem(weight, x, x @ weight.T + shift, constant=shift)
+    np.testing.assert_allclose(with_bias.target, weight, atol=1e-9)
+    mask = CRITERIA["magnitude"](with_bias, parse_pattern("2:4"))
+    ours, plain = (REPAIRS["sweep"](one, mask) for one in (with_bias, sparse_problem(weight, x)))
+    np.testing.assert_allclose(ours.matrix, plain.matrix, atol=1e-6)
+    np.testing.assert_allclose(
+        with_bias.errors(ours.matrix, None), sparse_problem(weight, x).errors(plain.matrix, None)
+    )
