@@ -15,6 +15,7 @@ from secateur.backends.onnxruntime_values import array_from_value, is_exotic, va
 from secateur.ir import DataType, Graph, TensorType
 from secateur.ir.errors import BackendError
 from secateur.ir.extract import extract, forget_sizes
+from secateur.ir.schemes import schemes
 
 _FAILURES = (
     "EPFail",
@@ -150,7 +151,10 @@ class OnnxRuntimeRunner:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not self._optimize:
+        # It takes codes of float8 for integers: fuses them into kernels that do not exist, or leaves a Relu before
+        # them out, as uint8 would need none, and is wrong without a word (1.31).
+        is_float8 = any(scheme.dtype.short.startswith("f8") for _, scheme in schemes(self._part))
+        if is_float8 or not self._optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with self._reported("prepare"):
             self._weights = [value_from_tensor(onnxruntime, tensor) for tensor in tensors.values()]

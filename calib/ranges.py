@@ -106,8 +106,8 @@ class Histogram:
         self.counts: npt.NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self.absmax = 0.0
 
-    def update(self, x: npt.ArrayLike) -> None:
-        """Adds the values of a tensor.
+    def update(self, x: npt.ArrayLike, weight: float = 1.0) -> None:
+        """Adds the values of a tensor; each counts once, whatever its weight.
 
         Raises:
             DataError: x holds NaN or infinity.

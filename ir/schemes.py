@@ -47,10 +47,11 @@ class Scheme:
         if not is_quantizer(op):
             return None
         dtype, scale = _stored(graph, op), graph.constant(op.input(1))
-        if dtype is None or scale is None:
-            return None
         block = int(op.attribute("block_size", 0)) or None
-        return cls(dtype, None if scale.size == 1 and block is None else int(op.attribute("axis", 1)), block)
+        if dtype is None or (scale is None and block is None):
+            return None
+        is_one = scale is not None and scale.size == 1 and block is None
+        return cls(dtype, None if is_one else int(op.attribute("axis", 1)), block)
 
 
 def is_quantizer(op: Op) -> bool:
@@ -77,7 +78,9 @@ def scheme_fault(graph: Graph, op: Op) -> str | None:
         return misfit
     if scale.size <= _LOOKED_AT and scale.dtype.is_float:
         numbers = scale.numpy().astype(np.float32)
-        if not (np.isfinite(numbers) & (numbers > 0)).all():
+        # Blocks of four bits that reach from -8 to 7 are scaled by what takes -8 to the larger end, of whatever sign.
+        signed = op.op_type == "DequantizeLinear" and bool(op.attribute("block_size", 0))
+        if not (np.isfinite(numbers) & ((numbers > 0) | signed)).all():
             return f"has a scale of {numbers.min():.3g}, where positive numbers are expected"
     return None
 

@@ -29,9 +29,9 @@ def verify(graph: Graph) -> None:
 
     Names: every value has one of its own; a captured one means the same inside as outside. Interface: inputs are made
     by nobody, outputs exist. Values: made by one op, or constant (with the type of its tensor), or an input. Edges:
-    those of the ports and captures, both ways, no others; no cycle. Scales fit what they scale. Attributes hold what their kind says, references
-    name a parameter. Bodies and their ops know each other. Every domain is imported, calls fit their functions, which
-    call each other in no circle.
+    those of the ports and captures, both ways, no others; no cycle. Attributes hold what their kind says, references
+    name a parameter. Scales of quantized values fit. Bodies and their ops know each other. Every domain is imported,
+    calls fit their functions, which call each other in no circle.
 
     Raises:
         GraphError: what is wrong and what to do, with ten lines of text around the op at fault.

@@ -28,7 +28,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
         "permute": "secateur.passes.permute.permute:Permute",
         "prune": "secateur.passes.prune.dimensions:Prune",
-        "quantize": "secateur.passes.quantize.qdq:Quantize",
+        "quantize": "secateur.passes.quantize.quantize:Quantize",
         "refit-blocks": "secateur.passes.refit.blocks:RefitBlocks",
         "reestimate-batchnorm": "secateur.passes.prune.batchnorm:ReestimateBatchNorm",
         "remove-dead-code": "secateur.passes.cleanup.dead_code:RemoveDeadCode",

@@ -96,6 +96,17 @@ class Evidence:
         return *candidates[chosen], error
 
 
+def merged(some: Sequence[Evidence]) -> Evidence:
+    """What several readers of one weight see, together."""
+    if len(some) == 1:
+        return some[0]
+    fit, held_out = (Gram(some[0].fit.width, some[0].fit.target_width) for _ in range(2))
+    for one in some:
+        fit.merge(one.fit)
+        held_out.merge(one.held_out)
+    return Evidence(fit, held_out)
+
+
 @dataclass(frozen=True)
 class _Target:
     """`target = dense[total] - present[shortcut] - constant`; without a shortcut, the dense output itself."""

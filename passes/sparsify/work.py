@@ -9,14 +9,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calib.gram import Gram
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op
 from secateur.ir.sparsity import has_pattern
 from secateur.ir.sparsity_scheme import SparsityScheme
 from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
-from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs
+from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs, merged
 from secateur.passes.layers.matrix import bias_of, matrices_of, write_matrices
 from secateur.passes.layers.stages import trunk_blocks, walk
 from secateur.passes.sparsify.allocation import ALLOCATIONS, Wishes
@@ -178,7 +177,7 @@ class Work:
     def _of_spot(self, spot: Spot, seen: Mapping[Any, Sequence[Evidence]] | None) -> list[Problem]:
         use, evidence = spot.use, None
         if seen is not None and all((one.op, one.port) in seen for one in spot.uses):
-            evidence = [_merged(some) for some in zip(*(seen[one.op, one.port] for one in spot.uses), strict=True)]
+            evidence = [merged(some) for some in zip(*(seen[one.op, one.port] for one in spot.uses), strict=True)]
         matrices = matrices_of(use).take(spot.order, axis=-1)
         bias = bias_of(use, self.graph)
         biases = [None] * len(matrices) if bias is None else list(bias.reshape(len(matrices), -1))
@@ -285,17 +284,6 @@ def _mark(spot: Spot, pattern: Pattern, context: Context) -> None:
         scheme = SparsityScheme(pattern.keep, pattern.group, spot.use.contracted)
         scheme.mark(spot.weight)
         context.manifest.schemes[spot.weight.name] = str(scheme)
-
-
-def _merged(some: Sequence[Evidence]) -> Evidence:
-    """What several readers of one weight see, together."""
-    if len(some) == 1:
-        return some[0]
-    fit, held_out = (Gram(some[0].fit.width, some[0].fit.target_width) for _ in range(2))
-    for one in some:
-        fit.merge(one.fit)
-        held_out.merge(one.held_out)
-    return Evidence(fit, held_out)
 
 
 def _slab(spot: Spot, found: Gradients, slab: int, alpha: float) -> Gradients:

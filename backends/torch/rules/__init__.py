@@ -21,6 +21,7 @@ from secateur.backends.torch.rules import (
     resampling,
     shapes,
     signals,
+    tensorrt,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "resampling",
     "shapes",
     "signals",
+    "tensorrt",
 ]

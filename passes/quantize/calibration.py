@@ -1,0 +1,58 @@
+"""The calibration axis: how large a number the grid of a value is to hold, from what the data shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from secateur.calib.ranges import Histogram, Range, amax_entropy, amax_max, amax_mse, amax_percentile
+from secateur.passes.prune.choices import Choices
+
+Statistic: TypeAlias = Range | Histogram
+
+
+class TokenMaxima(Histogram):
+    """Counts of the largest magnitude of each token (or pixel): of each row along the last axis.
+
+    A language model's first token holds numbers hundreds of times those of all others (Sun et al. 2024, "Massive
+    Activations in Large Language Models"). Counted by tokens it is one of thousands, whatever else it holds.
+    """
+
+    def update(self, x: ArrayLike, weight: float = 1.0) -> None:
+        """Adds the rows of a tensor [..., features]."""
+        numbers = np.asarray(x)
+        if numbers.size:
+            super().update(np.abs(numbers).max(axis=-1) if numbers.ndim else numbers)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One way to choose a range.
+
+    Attributes:
+        statistic: what is gathered of a value, in one walk over the data, in memory that does not grow with it.
+        amax: from that, and the percentile that was asked for, the largest magnitude that is not clipped.
+    """
+
+    statistic: Callable[[], Statistic]
+    amax: Callable[[Any, float], float]
+
+
+_WAYS = ("entropy", "max", "mse", "percentile", "token")
+_TABLE: Mapping[str, str] = MappingProxyType(
+    {name: f"secateur.passes.quantize.calibration:{name.upper()}" for name in _WAYS}
+)
+
+CALIBRATIONS: Choices[Calibration] = Choices("calibration", _TABLE)
+"""By name; other packages add theirs under the entry point group `secateur.calibration`."""
+
+MAX = Calibration(Range, lambda seen, _: float(amax_max(seen)))
+PERCENTILE = Calibration(Histogram, amax_percentile)
+MSE = Calibration(Histogram, lambda seen, _: amax_mse(seen))
+ENTROPY = Calibration(Histogram, lambda seen, _: amax_entropy(seen))
+TOKEN = Calibration(TokenMaxima, amax_percentile)
