@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from secateur.ir import Graph
 from secateur.ir.errors import GraphError, PassError, RefusedError, SecateurError
-from secateur.ir.sparsity_scheme import SparsityScheme, broken_schemes, unmark
+from secateur.ir.sparsity_scheme import SparsityScheme, broken_schemes
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.effects import broken_promise
@@ -155,17 +155,17 @@ class Manager:
                 raise PassError(f"{one.name} left stale facts: {', '.join(stale)}")
             if reason := broken_promise(one, before, self.graph, context):
                 raise PassError(f"{one.name} promises to be {one.effect.value}, but {reason}")
-        for value in lost:
-            context.note(f"{value.name} is no longer {SparsityScheme.of(value)}: sparsify after {one.name}")
-            context.manifest.schemes.pop(value.name, None)
-            unmark(value)
+        if lost:
+            from secateur.passes.sparsify.remask import remask  # solvers take a while to load, and few models need it
+
+            remask(self.graph, lost, context)
 
     def _verify(self, one: Pass, before: Graph) -> None:
         try:
             self.graph.verify()
         except GraphError as error:
             raise PassError(f"{one.name} left a malformed graph: {error.message}") from error
-        if not _keeps_interface(before, self.graph):
+        if not _keeps_interface(before, self.graph, types=not one.retypes):
             raise PassError(f"{one.name} changed the names or types of the model's inputs or outputs")
 
     def _defect(self, one: Pass, error: Exception) -> PassError:
@@ -197,11 +197,15 @@ def _check_honesty(one: Pass, rewrites: int, before: Snapshot, graph: Graph) -> 
         raise PassError(f"{one.name} counted {rewrites} rewrites, but changed {moved}")
 
 
-def _keeps_interface(before: Graph, after: Graph) -> bool:
-    """Same inputs, same names of outputs, and same element types of those that had one."""
-    if [(value.name, value.type) for value in before.inputs] != [(value.name, value.type) for value in after.inputs]:
+def _keeps_interface(before: Graph, after: Graph, *, types: bool) -> bool:
+    """Same names of inputs and outputs; with `types`, those of inputs, and element types of outputs that had one."""
+    if [value.name for value in before.inputs] != [value.name for value in after.inputs]:
         return False
     if [value.name for value in before.outputs] != [value.name for value in after.outputs]:
+        return False
+    if not types:
+        return True
+    if [value.type for value in before.inputs] != [value.type for value in after.inputs]:
         return False
     pairs = [(old.type, new.type) for old, new in zip(before.outputs, after.outputs, strict=True)]
     return all(getattr(old, "dtype", None) in (None, getattr(new, "dtype", None)) for old, new in pairs)

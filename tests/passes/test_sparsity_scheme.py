@@ -104,12 +104,22 @@ def test_folding_follows_the_axis_as_far_as_it_is_one(op_type: str, target: list
     assert _marks(done).get(seen.name) == mark
 
 
-def test_a_pass_that_must_lose_it_says_so() -> None:
-    """Where channels go, others become neighbours."""
+@pytest.mark.parametrize("data", [False, True])
+def test_what_loses_channels_is_masked_anew(data: bool) -> None:
+    """Where channels go, others become neighbours, and a repair fills zeros."""
+    graph = Net(16, 7).conv(32).op("Relu").conv(16).done()
+    text = "sparsify,prune{ratio=0.5}"
+    result = _run(text, graph) if data else run_pipeline(graph, parse_pipeline(text))
+    assert _marks(result.graph) == {"w": "2:4 axis 1", "w_2": "2:4 axis 1"}
+    assert all(SparsityScheme.of(value).holds(value.const) for value in result.graph.constants() if value.metadata)  # type: ignore[union-attr,arg-type]
+    how = "and fitted anew" if data else "by magnitude"
+    assert any(f"is 2:4 axis 1 again: masked {how}" in note for note in result.report.entries[1].notes)
+
+
+def test_what_has_no_groups_any_more_loses_its_mark_and_the_report_says_so() -> None:
     result = _run("sparsify,prune{ratio=0.3,align=1}")
-    notes = result.report.entries[1].notes
     assert _marks(result.graph) == {"w": "2:4 axis 1"}
-    assert any("w_2 is no longer 2:4 axis 1: sparsify after prune" in note for note in notes)
+    assert any("w_2 is no longer 2:4 axis 1: its " in note for note in result.report.entries[1].notes)
 
 
 @dataclass(frozen=True)
