@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
+from secateur.ir.known_targets import find_target
+from secateur.ir.sizes import with_sizes
+from secateur.ir.targets import Format
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
+from secateur.passes.facts import Facts
+from secateur.passes.layers.gains import Question, gains
 from secateur.passes.sparsify import criteria, refine, repair
 from secateur.passes.sparsify.allocation import ALLOCATIONS, Wishes
 from secateur.passes.sparsify.gradients import measure
@@ -69,6 +77,12 @@ class Sparsify(Pass):
     """For allocation=budget: the mean error of layers that is allowed, 1 - R² on held-out samples."""
     worthwhile: bool = True
     """Leave alone what no N:M kernel speeds up: input channels not in 16s, outputs not in 8s, groups."""
+    target: str = ""
+    """A device, as `secateur advise --sparsity` names them: leave alone what by its roofline gains nothing there."""
+    target_format: Format = Format.FP16
+    """The number format that products are computed in on the target."""
+    batch: int = 0
+    """How many samples run at once on the target; 0 is as many as a batch of the data has, 1 without data."""
     damping: float = 0.01
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
@@ -76,8 +90,8 @@ class Sparsify(Pass):
 
     def __post_init__(self) -> None:
         self._demands()
-        if self.damping < 0 or self.positions < 0:
-            raise ValueError("damping and positions must not be negative")
+        if self.damping < 0 or self.positions < 0 or self.batch < 0:
+            raise ValueError("damping, positions and batch must not be negative")
         named = (
             (criteria.CRITERIA, self.criterion),
             (refine.REFINEMENTS, self.refine),
@@ -103,15 +117,25 @@ class Sparsify(Pass):
         if context.source is None:
             context.note(f"no calibration data: weights are chosen by {methods.criterion}, and nothing is repaired")
         known = context.facts.get(known_fact)
-        spots = spots_of(known, self._demands(), context)
+        spots = spots_of(known, self._demands(self._gains(graph, context)), context)
         found = Work(graph, spots, methods, self._wishes(), self.allocation, context, needs_data)
         if chooser.needs_gradients:
             found.gradients = measure(known, [spot.weight for spot in spots], context, f"criterion={self.criterion}")
         return found.run() if spots else 0
 
-    def _demands(self) -> Demands:
+    def _demands(self, found: Mapping[str, float | str] | None = None) -> Demands:
         named = tuple(parse_named(one, self.scope) for one in self.patterns)
-        return Demands(parse_pattern(self.pattern, self.scope), named, self.worthwhile)
+        return Demands(parse_pattern(self.pattern, self.scope), named, self.worthwhile, found or {})
+
+    def _gains(self, graph: Graph, context: Context) -> Mapping[str, float | str]:
+        """What 2:4 can gain on the target, at the sizes that the data has, or the model itself."""
+        if not self.target:
+            return {}
+        first = next(iter(context.source), None) if context.source is not None else None
+        feeds = {} if first is None else {name: np.shape(array) for name, array in first.feeds.items()}
+        shapes = {name: (self.batch or shape[0], *shape[1:]) for name, shape in feeds.items() if shape}
+        sized = with_sizes(graph, shapes, self.batch or None)
+        return gains(Facts(sized).get(known_fact), Question(find_target(self.target), self.target_format))
 
     def _wishes(self) -> Wishes:
         ladder = tuple(parse_pattern(one, self.scope) for one in self.ladder)

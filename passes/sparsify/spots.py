@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -85,11 +85,14 @@ class Demands:
         pattern: of all that are not named.
         named: globs for names, each with the pattern of the weights that it fits; the first that fits counts.
         worthwhile: leave out what no sparse kernel speeds up.
+        gains: by the names of weights, how many times as fast 2:4 makes their readers on a target at most, or why it
+            does not; empty where no target is named, and sizes alone decide what is worthwhile.
     """
 
     pattern: Pattern
     named: tuple[tuple[str, Pattern], ...] = ()
     worthwhile: bool = True
+    gains: Mapping[str, float | str] = field(default_factory=dict)
 
     def of(self, name: str) -> Pattern | None:
         """The pattern that a name asks for."""
@@ -181,6 +184,9 @@ def _misfit(use: WeightUse, demands: Demands, named: Pattern | None) -> str | No
     # Who names a weight knows why.
     if named is not None or not demands.worthwhile or not isinstance(pattern, Neighbours):
         return None
+    if demands.gains:
+        gain = demands.gains.get(use.weight.name)
+        return gain if isinstance(gain, str) else None
     if use.groups > 1 or use.is_transposed:
         return f"no sparse kernel takes {use.op}: it is {'grouped' if use.groups > 1 else 'transposed'}"
     if use.inputs % 16 or use.outputs % 8:

@@ -361,3 +361,43 @@ def test_what_reads_one_tensor_shares_one_gram_and_sees_what_it_would_alone() ->
             for name, array in one.state().items():
                 np.testing.assert_allclose(array, other.state()[name], rtol=1e-12, atol=1e-12, err_msg=name)
         np.testing.assert_allclose(found.together().xy, alone.together().xy, rtol=1e-12, atol=1e-12)
+
+
+def _two_sizes() -> Graph:
+    """A product of 1024 x 1024 weights, and a small one behind it."""
+    graph, random = Graph(), np.random.default_rng(0)
+    x = add_input(graph, "x", ["n", 1024])
+    for name, shape in (("large", (1024, 1024)), ("small", (1024, 64))):
+        weight = add_constant(graph, name, random.normal(size=shape).astype(np.float32))
+        x = emit(graph, "MatMul", [x, weight]).output
+    graph.set_interface(outputs=[x])
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("options", "sparse"),
+    [
+        ("target=a100,batch=1", ["large", "small"]),
+        ("target=a100,batch=4096", ["large"]),
+        ("target=7.5", []),
+        ("target=7.5,worthwhile=false", ["large", "small"]),
+    ],
+)
+def test_on_a_target_what_gains_there_becomes_sparse(options: str, sparse: list[str]) -> None:
+    """With many rows the small product waits for its activations; the 7.5 has no sparse tensor cores."""
+    entry = run_pipeline(_two_sizes(), parse_pipeline(f"sparsify{{{options}}}"), Context()).report.entries[0]
+    assert [row["weight"] for row in entry.rows] == sparse
+    assert len([note for note in entry.notes if "stays dense" in note]) == 2 - len(sparse)
+
+
+def test_a_target_is_asked_with_the_sizes_of_the_data() -> None:
+    data = np.random.default_rng(0).normal(size=(4096, 1024)).astype(np.float32)
+    context = Context(runner=OnnxRuntimeRunner, source=open_source({"x": data}, batch_size=4096))
+    text = "sparsify{criterion=magnitude,repair=none,target=a100}"
+    entry = run_pipeline(_two_sizes(), parse_pipeline(text), context).report.entries[0]
+    assert [row["weight"] for row in entry.rows] == ["large"]
+
+
+def test_a_target_without_the_format_is_refused() -> None:
+    with pytest.raises(RefusedError, match="has no fp8"):
+        run_pipeline(_two_sizes(), parse_pipeline("sparsify{target=a100,target_format=fp8}"), Context())
