@@ -18,9 +18,9 @@ from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.matrix import bias_of, matrix_of, write_layer
+from secateur.passes.layers.problem import Problem
 from secateur.passes.layers.stages import walk
 from secateur.passes.sparsify.patterns import Dense, Neighbours, parse_named, parse_pattern
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.spots import Demands, Spot, spots_of, steps_of
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from secateur.calib.solvers.armor import Wrapped, armor, largest_block, nowag_mask, unwrapped
 from secateur.calib.solvers.ridge import strongest_pull
+from secateur.passes.layers.problem import Array, Problem
 from secateur.passes.sparsify.patterns import Neighbours
-from secateur.passes.sparsify.problem import Array, Problem
 from secateur.passes.sparsify.repair.least_squares import STRENGTHS, UNJUDGED
 
 SMALLEST = 4

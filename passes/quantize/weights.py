@@ -20,10 +20,10 @@ from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs, merged
 from secateur.passes.layers.matrix import as_matrices, bias_of, from_matrices, matrices_of
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.layers.stages import walk
 from secateur.passes.quantize.layers import Layer
 from secateur.passes.quantize.rounding import DATA_FREE, ROUNDINGS, Scaled, Unrounded
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 Clip: TypeAlias = Literal["max", "mse"]
 """How the range of a weight is chosen: nothing is clipped, or as much as makes the squared error smallest."""

@@ -13,7 +13,7 @@ from secateur.ir.errors import DataError
 from secateur.ir.node import Value
 from secateur.ir.rules.known import Known
 from secateur.passes.context import Context
-from secateur.passes.sparsify.problem import Gradients
+from secateur.passes.layers.problem import Gradients
 
 DRAWS = 64
 """So many times batches are differentiated, each time at new answers."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.criteria import CRITERIA, Criterion
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Mask, Problem
 from secateur.passes.sparsify.refine import REFINEMENTS
 from secateur.passes.sparsify.repair import LEAVES_BIAS, REPAIRS, Repaired
 

@@ -18,10 +18,10 @@ from typing import TypeAlias
 import numpy as np
 
 from secateur.ir.errors import RefusedError
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation.closed_form import layer_error
 from secateur.passes.sparsify.criteria.expression import Expression, Node
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.search_trees import crossed, depth_of, grown, mutated, simplified, size_of, text_of
 
 Fitness: TypeAlias = Callable[[Expression], float]

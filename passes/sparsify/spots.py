@@ -21,9 +21,9 @@ from secateur.ir.rules.weights import WeightUse, strangers, weight_uses
 from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
 from secateur.passes.layers.matrix import as_matrices, from_matrices
+from secateur.passes.layers.problem import Indices
 from secateur.passes.registry import suggest
 from secateur.passes.sparsify.patterns import Dense, Neighbours, Pattern
-from secateur.passes.sparsify.problem import Indices
 
 _PIECE = 1 << 17
 """Elements of a weight that are looked at together."""

@@ -17,13 +17,13 @@ from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs, merged
 from secateur.passes.layers.matrix import bias_of, matrices_of, write_matrices
+from secateur.passes.layers.problem import Gradients, Mask, Problem
 from secateur.passes.layers.stages import trunk_blocks, walk
 from secateur.passes.sparsify.allocation import ALLOCATIONS, Wishes
 from secateur.passes.sparsify.allocation.trial import BlockRule, Trial, layer_of
 from secateur.passes.sparsify.masks import MagnitudeMasker
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Dense, Neighbours, Pattern
-from secateur.passes.sparsify.problem import Gradients, Mask, Problem
 from secateur.passes.sparsify.refine.dsnot import headroom
 from secateur.passes.sparsify.spots import Spot, steps_of
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from secateur.calib.gram import Gram
 from secateur.passes.layers.evidence import HELD_OUT, Evidence
+from secateur.passes.layers.problem import Gradients, Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Dense, Pattern
-from secateur.passes.sparsify.problem import Gradients, Problem
 
 Array = np.ndarray[Any, Any]
 

@@ -17,6 +17,7 @@ from secateur.ir import Graph
 from secateur.ir.errors import BackendError, TextError
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams
+from secateur.passes.layers.problem import Problem
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 from secateur.passes.sparsify.allocation import besa as besa_module
@@ -25,7 +26,6 @@ from secateur.passes.sparsify.allocation.row_shares import RowShares
 from secateur.passes.sparsify.allocation.trial import Masks, Trial, layer_of
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import parse_pattern
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.spots import Demands, spots_of
 
 torch = pytest.importorskip("torch")

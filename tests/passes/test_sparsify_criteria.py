@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.ir.errors import RefusedError
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.criteria.d_pruner import weighed
 from secateur.passes.sparsify.criteria.expression import expression, pruner_zero
@@ -19,7 +20,6 @@ from secateur.passes.sparsify.criteria.ria import powered, relative_importance
 from secateur.passes.sparsify.criteria.wanda import wanda_variant
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Share, parse_pattern
-from secateur.passes.sparsify.problem import Problem
 
 HALF, PAIRS = parse_pattern("50%"), parse_pattern("2:4")
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calib.solvers.ridge import UNSURE
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.patterns import parse_pattern
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.refine import REFINEMENTS
 from secateur.passes.sparsify.refine.dsnot import headroom
 from secateur.passes.sparsify.repair import REPAIRS, Repaired

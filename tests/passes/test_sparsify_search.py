@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.ir.errors import RefusedError
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.criteria.expression import Expression, Node, expression
 from secateur.passes.sparsify.patterns import parse_pattern
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.search import CriterionSearch, layer_error_of, search
 from secateur.passes.sparsify.search_trees import crossed, depth_of, grown, mutated, simplified, size_of, text_of
 

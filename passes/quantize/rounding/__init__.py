@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from secateur.calib.solvers.grids import Grid
+from secateur.passes.layers.problem import Array, Mask
 from secateur.passes.prune.choices import Choices
-from secateur.passes.sparsify.problem import Array, Mask
 
 
 @dataclass(frozen=True)

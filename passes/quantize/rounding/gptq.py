@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.calib.solvers import gptq as solver
+from secateur.passes.layers.problem import Array
 from secateur.passes.quantize.rounding import Scaled, Unrounded
-from secateur.passes.sparsify.problem import Array
 
 
 def gptq(wanted: Unrounded, scaled: Scaled) -> Array:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from secateur.passes.layers.problem import Problem
 from secateur.passes.prune.choices import Choices
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Dense, Pattern
-from secateur.passes.sparsify.problem import Problem
 
 
 @dataclass(frozen=True)

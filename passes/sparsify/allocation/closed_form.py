@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.allocation.rates import (
     CANDIDATES,
@@ -24,7 +25,6 @@ from secateur.passes.sparsify.allocation.target import check_target, chosen, par
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Pattern, Share
-from secateur.passes.sparsify.problem import Problem
 
 PULL = 5.0
 """What missing the share of zeros costs, beside the errors of layers, as `besa` has it."""

@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Dense, Pattern, Share
-from secateur.passes.sparsify.problem import Problem
 
 Saliencies: TypeAlias = NDArray[np.float32]
 

@@ -16,12 +16,12 @@ from secateur.calib.capture import Part
 from secateur.ir.runner import Example
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.allocation.rates import Array, Ranks, ranks_of
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Pattern, Share
-from secateur.passes.sparsify.problem import Problem
 from secateur.passes.sparsify.spots import Spot
 
 SAMPLES = 64

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.allocation import Wishes
 from secateur.passes.sparsify.methods import Methods
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.prune.choices import Choices
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 Saliency: TypeAlias = Callable[[Problem], Array]
 """What each weight [outputs, columns] is worth; the least goes first."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.calib.solvers.admm_masks import admm_mask
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.sparsify.criteria.wanda import wanda
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
+from secateur.passes.layers.problem import Array, Problem
 from secateur.passes.sparsify.criteria import Ranked
 from secateur.passes.sparsify.criteria.gradients import seen
 from secateur.passes.sparsify.criteria.sparsegpt import saliency
-from secateur.passes.sparsify.problem import Array, Problem
 
 PULL, RATE = 0.1, 0.03
 """Lambda, and the learning rate that the regulariser is about, as published."""

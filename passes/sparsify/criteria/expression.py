@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.ir.errors import RefusedError
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.sparsify.criteria.gradients import seen
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 Numbers: TypeAlias = NDArray[np.float64]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from secateur.passes.layers.problem import Array, Gradients, Problem
 from secateur.passes.sparsify.criteria import Ranked
-from secateur.passes.sparsify.problem import Array, Gradients, Problem
 
 
 def seen(problem: Problem) -> Gradients:

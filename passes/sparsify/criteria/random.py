@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from secateur.passes.layers.problem import Array, Problem
 from secateur.passes.sparsify.criteria import Ranked
-from secateur.passes.sparsify.problem import Array, Problem
 
 
 def _saliency(problem: Problem) -> Array:

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
+from secateur.passes.layers.problem import Array, Problem
 from secateur.passes.sparsify.criteria import Ranked
-from secateur.passes.sparsify.problem import Array, Problem
 
 POWER = 0.5
 """Of the norms of inputs, as published."""

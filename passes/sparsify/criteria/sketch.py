@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from secateur.calib.solvers.sketch import randomized
+from secateur.passes.layers.problem import Array, Problem
 from secateur.passes.sparsify.criteria import Ranked
 from secateur.passes.sparsify.criteria.wanda import wanda
-from secateur.passes.sparsify.problem import Array, Problem
 
 
 def _saliency(problem: Problem) -> Array:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateur.calib.solvers.column_sweep import column_sweep, factor
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 BLOCK = 128
 """Columns that share a threshold, about."""

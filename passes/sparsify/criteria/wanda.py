@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.sparsify.criteria import Ranked
 from secateur.passes.sparsify.patterns import Pattern, Share
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 MOST, TOLERANCE = 0.8, 1e-3
 """The greatest alpha that is tried, and how near to each other two tries may come."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.prune.choices import Choices
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Mask, Problem
 
 Refinement: TypeAlias = Callable[[Problem, Pattern, Mask], Mask]
 """(problem, pattern, mask that satisfies it) to another mask that does."""

@@ -6,8 +6,8 @@ import numpy as np
 
 from secateur.calib.solvers.admm_masks import admm_mask
 from secateur.calib.solvers.masked_least_squares import masked_least_squares
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Mask, Problem
 
 TRIED = 48
 """So many outputs at the most, evenly spread, say whether the new mask is better."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.patterns import Pattern
-from secateur.passes.sparsify.problem import Mask, Problem
 
 
 def none(problem: Problem, pattern: Pattern, mask: Mask) -> Mask:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from secateur.calib.solvers.mask_swaps import swap
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.patterns import Neighbours, Pattern
-from secateur.passes.sparsify.problem import Mask, Problem
 
 
 def swapped(problem: Problem, pattern: Pattern, mask: Mask) -> Mask:

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.prune.choices import Choices
-from secateur.passes.sparsify.problem import Array, Mask, Problem
 
 
 @dataclass(frozen=True)

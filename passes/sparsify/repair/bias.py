@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.passes.sparsify.problem import Mask, Problem
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.repair import Repaired, judged, masked
 
 

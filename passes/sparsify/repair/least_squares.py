@@ -9,7 +9,7 @@ import numpy as np
 
 from secateur.calib.solvers.masked_least_squares import masked_least_squares
 from secateur.calib.solvers.ridge import strongest_pull
-from secateur.passes.sparsify.problem import Array, Indices, Mask, Problem
+from secateur.passes.layers.problem import Array, Indices, Mask, Problem
 from secateur.passes.sparsify.repair import Repaired, judged, masked
 
 STRENGTHS = (1.0, 10.0, 100.0)

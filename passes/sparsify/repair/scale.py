@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secateur.passes.sparsify.problem import Mask, Problem
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.repair import Repaired, judged, masked
 
 

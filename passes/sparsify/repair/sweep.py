@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.calib.solvers.column_sweep import column_sweep, factor, fixed
-from secateur.passes.sparsify.problem import Mask, Problem
+from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.repair import Repaired, judged
 
 

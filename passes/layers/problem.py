@@ -1,4 +1,4 @@
-"""One decision of element sparsity as arrays: what criteria choose from, and what repairs mend. No graph in here."""
+"""One decision about the entries of a weight as arrays: what criteria choose from, what repairs and roundings mend."""
 
 from __future__ import annotations
 
