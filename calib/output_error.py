@@ -66,6 +66,10 @@ def _dynamic(known: Known, op: Op) -> Value | None:
     return found[0] if len(found) == 1 else None
 
 
+_AT_ONCE = 1 << 20
+"""So many numbers are compared at once: the beliefs of a language model are large, and in float64 a few times over."""
+
+
 @dataclass
 class OutputError:
     """What has been seen so far of one output: of numbers `sum (a - b)² / sum a²`, of beliefs the mean divergence."""
@@ -81,17 +85,30 @@ class OutputError:
 
     def update(self, dense: NDArray[Any], found: NDArray[Any], weight: float) -> None:
         """Adds one batch."""
-        wanted, given = dense.astype(np.float64), found.astype(np.float64)
         if self.meaning == "numbers":
-            self.error += weight * float(np.sum((wanted - given) ** 2))
-            self.scale += weight * float(np.sum(wanted**2))
+            for one, other in _slices(dense.reshape(-1, 1), found.reshape(-1, 1)):
+                self.error += weight * float(np.sum((one - other) ** 2))
+                self.scale += weight * float(np.sum(one**2))
             return
+        width = dense.shape[-1]
+        for one, other in _slices(dense.reshape(-1, width), found.reshape(-1, width)):
+            self.error += weight * self._divergence(one, other)
+        self.scale += weight * (dense.size // width)
+
+    def _divergence(self, wanted: NDArray[np.float64], given: NDArray[np.float64]) -> float:
+        """The sum of the divergences of rows."""
         if self.meaning == "probabilities":
             tiny = np.finfo(np.float32).tiny
             wanted, given = np.log(np.maximum(wanted, tiny)), np.log(np.maximum(given, tiny))
         beliefs, others = log_softmax(wanted, axis=-1), log_softmax(given, axis=-1)
-        self.error += weight * float(np.sum(np.exp(beliefs) * (beliefs - others)))
-        self.scale += weight * (wanted.size // wanted.shape[-1])
+        return float(np.sum(np.exp(beliefs) * (beliefs - others)))
+
+
+def _slices(dense: NDArray[Any], found: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Rows of both as float64, so many at once that what is made of them takes little memory."""
+    step = max(1, _AT_ONCE // max(1, dense.shape[1]))
+    for start in range(0, len(dense), step):
+        yield dense[start : start + step].astype(np.float64), found[start : start + step].astype(np.float64)
 
 
 class Answers:
@@ -142,11 +159,6 @@ class Answers:
                 if options.memory_limit is not None and size > options.memory_limit:
                     break
                 self._kept.append(answer)
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers answer one sample of the first batch, in all outputs together."""
-        return sum(array.size // max(len(array), 1) for array in self._kept[0].values()) if self._kept else 0
 
     def _runner(self, graph: Graph) -> AbstractContextManager[Runner]:
         return self._factory(graph, outputs=list(self.meanings))

@@ -35,6 +35,8 @@ def slice_weights(resizing: Resizing, touched: set[Place]) -> list[Slice]:
         for uses, kept in versions:
             sliced = _place_constant(resizing.graph, value, uses, Tensor(_take(whole.numpy(), kept), whole.dtype))
             slices.extend(Slice(sliced.name, axis, some) for axis, some in kept.items())
+        if whole.storage is not None:
+            whole.storage.unmap()  # what was read of the whole need not stay resident beside what was taken
     return slices
 
 

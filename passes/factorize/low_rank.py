@@ -22,7 +22,7 @@ from secateur.passes.factorize.rewrite import Factors, split_layer
 from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.matrix import clip_of, write_layer
 from secateur.passes.layers.stages import walk
-from secateur.passes.prune.allocation import ALLOCATIONS, BY_LOSS, Candidate
+from secateur.passes.prune.allocation import ALLOCATIONS, BY_HARM, BY_LOSS, Candidate
 from secateur.passes.prune.repair import ROWS
 
 _Visit: TypeAlias = Callable[[int, Evidence | None], None]
@@ -71,6 +71,8 @@ class Factorize(Pass):
         if self.align < 1 or self.positions < 0 or self.damping < 0:
             raise ValueError("align must be at least 1; damping and positions must not be negative")
         ALLOCATIONS.check(self.allocation)
+        if self.allocation in BY_HARM:
+            raise ValueError(f"allocation={self.allocation} tries what is removed; ranks are not: take another")
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fits layer by layer, then splits them all; returns how many."""

@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 from secateur.ir.build import emit
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
-from secateur.ir.rules.weights import WeightUse, strangers
+from secateur.ir.rules.known import Known
+from secateur.ir.rules.weights import WeightUse, strangers, weight_use
 from secateur.ir.spill import spilled
 from secateur.ir.tensor import Tensor
 from secateur.ir.types import DataType
 
 Array: TypeAlias = NDArray[np.float64]
+
+
+def same_use(graph: Graph, use: WeightUse) -> WeightUse:
+    """In a clone of the graph that a use belongs to, the use that is its own."""
+    op = graph.producer(graph[use.op.output.name])
+    found = None if op is None else weight_use(Known(graph), op)
+    assert found is not None, "a clone has the ops of its original"
+    return found
 
 
 def matrix_of(use: WeightUse) -> Array:

@@ -54,7 +54,8 @@ class Prune(Pass):
     criterion: str = "auto"
     """What decides which units go; auto is obs with data and magnitude without."""
     allocation: str = "uniform"
-    """How the share is spread over groups: uniform, incremental with depth, or global by loss for what is saved."""
+    """How the share is spread over groups: uniform, incremental with depth, global by loss for what is saved, or by
+    sensitivity: the less, the more the model's answers lose by a share of that group alone."""
     weighting: Literal["none", "fisher"] = "none"
     """What errors of layers count: their share of what the layer gives, or what they do to the model's answers."""
     repair: str = "auto"
@@ -110,7 +111,7 @@ class Prune(Pass):
             return
         criterion = "magnitude" if self.criterion == "auto" else self.criterion
         needs_data = not criteria.is_data_free(criterion) or self.repair not in {"auto", *repair.DATA_FREE}
-        if needs_data or self.weighting != "none":
+        if needs_data or self.weighting != "none" or self.allocation in allocation.BY_HARM:
             raise RefusedError(
                 f"{self} needs calibration data, but none was given",
                 hint="give --data, or prune{criterion=magnitude, repair=none}",

@@ -13,7 +13,6 @@ from secateur.passes.prune.alignment import chosen_step, steps_of
 from secateur.passes.prune.allocation import ALLOCATIONS, Candidate
 from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.costs import Costs, Resource
-from secateur.passes.prune.ranking import Ranking
 from secateur.passes.prune.selection import Given
 from secateur.passes.prune.units import Units
 
@@ -35,6 +34,14 @@ class Wishes:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was found out of a group for an allocation that asks for it; see `Candidate`."""
+
+    loss: NDArray[np.float64] | None = None
+    harm: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to become of one group.
 
@@ -44,6 +51,7 @@ class Plan:
         align: the multiple that was asked for; 0 where it was left open.
         kept: which stay, where that was given.
         why: why all of them stay, where they do.
+        harm: what was found out for an allocation that asks for it.
     """
 
     units: Units
@@ -52,16 +60,17 @@ class Plan:
     align: int = 0
     kept: NDArray[np.int64] | None = None
     why: str = ""
+    harm: float | None = None
 
 
 def plan(
     costs_of: Callable[[Resource], Costs],
     wanted: Sequence[Units],
-    rankings: Sequence[Ranking | None],
+    measured: Sequence[Measured],
     wishes: Wishes,
     given: Given | None,
 ) -> list[Plan]:
-    """One plan for each group; `costs_of` says what the model costs in a resource.
+    """One plan for each group; `costs_of` says what the model costs in a resource, `measured` what the allocation asks.
 
     Raises:
         RefusedError: the budget cannot be met.
@@ -70,7 +79,7 @@ def plan(
         return [_given(units, given[units.group.name]) for units in wanted]
     budget = Budget.parse(wishes.budget) if wishes.budget else None
     costs = None if wishes.is_uniform else costs_of(budget.resource if budget else "params")
-    candidates = [_candidate(units, ranking, costs, wishes) for units, ranking in zip(wanted, rankings, strict=True)]
+    candidates = [_candidate(units, told, costs, wishes) for units, told in zip(wanted, measured, strict=True)]
     allocate = ALLOCATIONS[wishes.allocation]
     if budget is None or costs is None:
         sizes = allocate(candidates, wishes.ratio)
@@ -81,18 +90,18 @@ def plan(
 
         sizes = budget.meet(lambda share: allocate(candidates, share), cost)
     return [
-        Plan(units, keep, one.step, wishes.align, why=_why(one, wishes))
+        Plan(units, keep, one.step, wishes.align, why=_why(one, wishes), harm=one.harm)
         for units, one, keep in zip(wanted, candidates, sizes, strict=True)
     ]
 
 
-def _candidate(units: Units, ranking: Ranking | None, costs: Costs | None, wishes: Wishes) -> Candidate:
+def _candidate(units: Units, told: Measured, costs: Costs | None, wishes: Wishes) -> Candidate:
     size = units.group.size
     least = max(1, math.ceil(wishes.least * size))
     steps = steps_of(units, wishes.align)
     step = chosen_step(size, max(size * (1 - wishes.ratio), least), steps) if wishes.is_uniform else steps[-1]
     cost = 1.0 if costs is None else costs.unit(units.group.dim)
-    return Candidate(size, step, least, cost, None if ranking is None else ranking.loss)
+    return Candidate(size, step, least, cost, told.loss, told.harm)
 
 
 def _given(units: Units, some: int | NDArray[np.int64]) -> Plan:

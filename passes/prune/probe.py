@@ -11,23 +11,15 @@ from secateur.calib.gram import Gram
 from secateur.calib.output_error import Answers, meanings
 from secateur.ir.dims.analysis import Dimensions
 from secateur.ir.graph import Graph
-from secateur.ir.rules.known import Known
-from secateur.ir.rules.weights import weight_use
 from secateur.ir.runner import Meaning
 from secateur.passes.context import Context
-from secateur.passes.layers.answers import answers_of
-from secateur.passes.layers.matrix import write_layer
+from secateur.passes.layers.answers import answers_of, enough
+from secateur.passes.layers.matrix import same_use, write_layer
 from secateur.passes.prune.problem import Layer, Problem
 from secateur.passes.prune.ranking import Ranking
 from secateur.passes.prune.repair import Repaired
 from secateur.passes.prune.repair.least_squares import refit
 from secateur.passes.prune.units import Units
-
-SAMPLES = 128
-"""So many samples answer, at the most."""
-
-NUMBERS = 1 << 26
-"""So many numbers are answered, at the most, but for two samples at the least: beliefs of language models are large."""
 
 REMOVED = 0.5
 """The share of a group that goes for a try."""
@@ -60,11 +52,9 @@ class Probe:
         removed = min(max(1, round(REMOVED * problem.size)), len(ranking.order))
         kept = ranking.kept(problem.size, problem.size - removed)
         graph = self._graph.clone()
-        known, shares = Known(graph), []
+        shares = []
         for reader, layer in zip(units.readers, problem.layers, strict=True):
-            op = graph.producer(graph[reader.use.op.output.name])
-            use = None if op is None else weight_use(known, op)
-            assert use is not None, "a clone has the ops of its original"
+            use = same_use(graph, reader.use)
             repaired = refit(problem, layer, kept)
             write_layer(graph, use, repaired.matrix, repaired.bias)
             shares.append(_share(layer, repaired))
@@ -84,8 +74,7 @@ def probe_of(found: Dimensions, context: Context) -> Probe | None:
         return None
     numbers: dict[str, Meaning] = dict.fromkeys(outputs, "numbers")
     who = "an allocation by loss"
-    each = answers_of(graph, numbers, 1, context, who).numbers
-    samples = min(SAMPLES, max(2, NUMBERS // max(each, 1)))
+    samples = enough(graph, numbers, context, who)
     return Probe(graph, answers_of(graph.clone(), numbers, samples, context, who))
 
 

@@ -30,11 +30,12 @@ from secateur.passes.prune.latency import latencies
 from secateur.passes.prune.losses import held_out
 from secateur.passes.prune.mixtures import Thinned, refit_experts
 from secateur.passes.prune.pairing import First, Pairing, Path, path_of
-from secateur.passes.prune.plan import Plan, Wishes, plan
+from secateur.passes.prune.plan import Measured, Plan, Wishes, plan
 from secateur.passes.prune.probe import in_answers, probe_of
 from secateur.passes.prune.problem import Problem, problem_of
 from secateur.passes.prune.ranking import Ranking
 from secateur.passes.prune.selection import Given
+from secateur.passes.prune.trials import CRITERION, trials_of, tried
 from secateur.passes.prune.units import Units
 from secateur.passes.prune.weighting import Sensitivities, measure, weighted
 
@@ -45,11 +46,13 @@ Visit: TypeAlias = Callable[[int, "Seen"], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the data says of a group: evidence of each reader, what becomes of experts, and what its makers read."""
+    """What the data says of a group: evidence of each reader, what becomes of experts, and what its makers read; and
+    the values at which the part of the model begins that it was seen in, None for all of it."""
 
     evidence: Sequence[Evidence] | None = None
     routing: Routing | None = None
     pairing: Pairing | None = None
+    cut: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,15 +148,40 @@ class Work:
 
     def _plans(self, wanted: Sequence[Units], wishes: Wishes, given: Given | None, stakes: Stakes) -> list[Plan]:
         """How many units each group keeps; groups that keep all of them are left out, with a note that says why."""
-        asks = given is None and wishes.allocation in allocation.BY_LOSS
-        losses = self._losses(wanted, stakes) if asks else {}
+        name = wishes.allocation if given is None else ""
+        measured = self._measured(wanted, name, stakes)
         plans = []
-        for one in plan(self._costs, wanted, [losses.get(which) for which in range(len(wanted))], wishes, given):
+        for one in plan(self._costs, wanted, measured, wishes, given):
             if one.keep < one.units.group.size:
                 plans.append(one)
             else:
                 self.context.note(f"{one.units.group.name} keeps its {one.keep}: {one.why}")
         return plans
+
+    def _measured(self, wanted: Sequence[Units], name: str, stakes: Stakes) -> list[Measured]:
+        """What the allocation of this name asks for, of each group; nothing where there is no such allocation."""
+        if name in allocation.BY_LOSS:
+            losses = self._losses(wanted, stakes)
+            return [Measured(loss=losses[which].loss) for which in range(len(wanted))]
+        harms = self._harms(wanted, f"allocation={name}") if name in allocation.BY_HARM else {}
+        return [Measured(harm=harms.get(which)) for which in range(len(wanted))]
+
+    def _harms(self, wanted: Sequence[Units], who: str) -> dict[int, float]:
+        """What the model's answers lose where a share of each group goes; nothing for groups that no layer reads."""
+        trials = trials_of(self.found, self.context, who)
+        methods = Methods(CRITERION, "none", False, self.methods.damping, self.methods.positions)
+        alone = replace(self, methods=methods, context=replace(self.context, source=trials.source))
+
+        def attempt(which: int, seen: Seen) -> None:
+            self.context.progress("try", which, len(wanted))
+            units, problem = wanted[which], alone._problem(wanted[which], seen, Stakes())
+            removed = tried(problem.size)
+            if removed and problem.layers:
+                kept = alone._ranking(units, problem, removed, Stakes()).kept(problem.size, problem.size - removed)
+                trials.attempt(which, units, problem, kept, seen.cut)
+
+        alone._visit(self.graph, wanted, attempt)
+        return trials.harms()
 
     def _losses(self, wanted: Sequence[Units], stakes: Stakes) -> dict[int, Ranking]:
         """What each unit of each group takes away; where layers are refitted, by errors that were not fitted on."""
@@ -192,7 +220,7 @@ class Work:
             uses = [reader.use for reader in wanted[which].readers]
             evidence, pairing = self._gathered(streams, uses, path)
             routing = None if mixture is None else watch(mixture, streams, self.context)
-            visit(which, Seen(evidence, routing, pairing))
+            visit(which, Seen(evidence, routing, pairing, streams.present.inputs))
 
         jobs = [
             [use.op for use in (() if path is None else path.makers)]
@@ -249,7 +277,9 @@ class Work:
             kept = self._ranking(one.units, problem, problem.size - one.keep, stakes).kept(problem.size, one.keep)
             if words := remark(one.units, one.keep, one.align):
                 context.note(f"{group.name}: {words}")
-        columns = {"group": group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}
+        columns: dict[str, object] = {"group": group.name, "size": problem.size, "kept": one.keep, "multiple": one.step}
+        if one.harm is not None:
+            columns["harm"] = one.harm
         if not problem.layers or not (_is_informed(problem) or self.methods.from_makers):
             context.row(**columns)
             return kept

@@ -22,7 +22,9 @@ from secateur.ir.rules.cost import cost
 from secateur.passes.prune.allocation import ALLOCATIONS, BY_LOSS, Candidate
 from secateur.passes.prune.allocation.by_loss import by_loss
 from secateur.passes.prune.allocation.incremental import incremental
+from secateur.passes.prune.allocation.sensitivity import MOST, sensitivity
 from secateur.passes.prune.allocation.threshold import threshold
+from secateur.passes.prune.allocation.uniform import uniform
 from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.costs import Costs, Resource
 from secateur.passes.prune.facts import dims
@@ -41,7 +43,8 @@ def candidates(draw: st.DrawFn, convex: bool = False, step: int | None = None) -
         loss = random.exponential(size=size - draw(st.integers(0, 1)))
         rounded = step or draw(st.sampled_from([1, 2, 3, 8, 32]))
         least = draw(st.integers(1, size)) if step is None else 1
-        found.append(Candidate(size, rounded, least, random.uniform(0.5, 9), np.sort(loss) if convex else loss))
+        cost, harm = random.uniform(0.5, 9), draw(st.sampled_from([None, 0.0, math.inf, *random.exponential(size=3)]))
+        found.append(Candidate(size, rounded, least, cost, np.sort(loss) if convex else loss, harm))
     return found
 
 
@@ -75,7 +78,7 @@ def test_nothing_to_share_out_over(name: str) -> None:
     assert ALLOCATIONS[name]([], 0.5) == []
 
 
-@pytest.mark.parametrize("name", ["global", "threshold", "uniform"])
+@pytest.mark.parametrize("name", ["global", "sensitivity", "threshold", "uniform"])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(some=candidates(), ratio=RATIOS, data=st.data())
 def test_the_order_of_groups_does_not_matter(
@@ -156,6 +159,59 @@ def test_the_mean_share_of_incremental_is_what_was_asked_for(count: int, ratio: 
         assert shares[0] == pytest.approx(ratio / 2, abs=2e-6)
         middle = ratio / 2 + (shares[-1] - ratio / 2) * math.log(count // 2 + 1) / math.log(count)
         assert shares[count // 2] == pytest.approx(middle, abs=4e-6)
+
+
+def large(harms: Sequence[float | None], costs: Sequence[float] | None = None) -> list[Candidate]:
+    """Groups of so many units that rounding does not count."""
+    costs = [1.0] * len(harms) if costs is None else costs
+    return [Candidate(1_000_000, 1, 1, cost, harm=harm) for harm, cost in zip(harms, costs, strict=True)]
+
+
+def shares(some: Sequence[Candidate], ratio: float) -> np.ndarray[Any, Any]:
+    return np.array([1 - keep / one.size for keep, one in zip(sensitivity(some, ratio), some, strict=True)])
+
+
+HARMS = st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(harms=HARMS, ratio=RATIOS, data=st.data())
+def test_sensitivity_takes_in_inverse_proportion_to_the_harm(
+    harms: list[float], ratio: float, data: st.DataObject
+) -> None:
+    """The twin: a level found by halving, at which shares min(cap, level / harm) have the mean that was asked for."""
+    costs = data.draw(st.lists(st.floats(0.1, 5.0), min_size=len(harms), max_size=len(harms)))
+    given_harms, cap = np.array(harms), max(MOST, ratio)
+    low, high = 0.0, 10.0
+    for _ in range(200):
+        level = (low + high) / 2
+        mean = np.average(np.minimum(cap, level / given_harms), weights=costs)
+        low, high = (level, high) if mean < ratio else (low, level)
+    found = shares(large(harms, costs), ratio)
+    np.testing.assert_allclose(found, np.minimum(cap, high / given_harms), atol=2e-6)
+    assert np.average(found, weights=costs) == pytest.approx(ratio, abs=2e-6)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(some=candidates(), harm=st.sampled_from([None, 0.0, 0.3, math.inf]), ratio=st.floats(0.0, MOST))
+def test_equal_harms_are_uniform(some: list[Candidate], harm: float | None, ratio: float) -> None:
+    alike = [replace(one, harm=harm, least=1) for one in some]
+    assert sensitivity(alike, ratio) == uniform(alike, ratio)
+
+
+def test_what_is_not_known_counts_as_the_median_and_what_broke_the_model_hardly_gives() -> None:
+    unknown = shares(large([0.1, 0.2, 0.4, None]), 0.2)
+    np.testing.assert_allclose(unknown, np.array([4, 2, 1, 2]) * 0.8 / 9, atol=2e-6)
+    broken = shares(large([0.1, 0.2, math.inf]), 0.2)
+    np.testing.assert_allclose(broken[:2] / broken[2], [20, 10], rtol=1e-4)
+    harmless = shares(large([0.0, 0.1]), 0.3)
+    np.testing.assert_allclose(harmless, [0.6 / 1.001, 0.6 / 1001], rtol=1e-3)
+
+
+def test_what_may_not_go_is_taken_elsewhere() -> None:
+    some = [replace(one, least=900_000) for one in large([0.1, 1.0])[:1]] + large([1.0])
+    np.testing.assert_allclose(shares(some, 0.3), [0.1, 0.5], atol=2e-6)
+    np.testing.assert_allclose(shares(some, 0.9), [0.1, MOST], atol=2e-6)
 
 
 def test_which_ask_for_losses() -> None:

@@ -24,6 +24,8 @@ class Candidate:
         least: fewer must not stay.
         cost: what one unit is worth, in whatever is to be saved.
         loss: rise of the loss as units go, in the order in which they go; None where the allocation asks for none.
+        harm: what the answers of the model lost in a trial that took a share of this group alone; None where the
+            allocation asks for none, or there was nothing to try.
     """
 
     size: int
@@ -31,6 +33,7 @@ class Candidate:
     least: int
     cost: float
     loss: NDArray[np.float64] | None = None
+    harm: float | None = None
 
     def rounded(self, wanted: float) -> int:
         """The units to keep where about so many are wanted: rounded up to what may be."""
@@ -48,6 +51,7 @@ _TABLE: Mapping[str, str] = MappingProxyType(
     {
         "global": "secateur.passes.prune.allocation.by_loss:by_loss",
         "incremental": "secateur.passes.prune.allocation.incremental:incremental",
+        "sensitivity": "secateur.passes.prune.allocation.sensitivity:sensitivity",
         "threshold": "secateur.passes.prune.allocation.threshold:threshold",
         "uniform": "secateur.passes.prune.allocation.uniform:uniform",
     }
@@ -58,3 +62,6 @@ ALLOCATIONS: Choices[Allocation] = Choices("allocation", _TABLE)
 
 BY_LOSS = frozenset({"global", "threshold"})
 """Those that ask what each unit takes away."""
+
+BY_HARM = frozenset({"sensitivity"})
+"""Those that ask for trials; these need data."""
