@@ -105,10 +105,12 @@ class _Problem:
         spread = spread_out(scale.astype(np.float32), weight.shape[1], block)
         values = grid.values().astype(np.float32)
         x = weight.astype(np.float32) / spread
-        below = np.clip(np.searchsorted(values, x, "right") - 1, 0, len(values) - 2)
+        # What is saturated has itself for a neighbour.
+        below = np.clip(np.searchsorted(values, x, "right") - 1, 0, len(values) - 1)
+        above = np.where(x < grid.smallest, below, np.minimum(below + 1, len(values) - 1))
         down = values[below]
         unit = gram / float(gram.diagonal().mean())
-        return cls(down, values[below + 1] - down, x - down, unit.astype(np.float32), spread / spread.mean())
+        return cls(down, values[above] - down, x - down, unit.astype(np.float32), spread / spread.mean())
 
     def slope(self, share: Floats) -> Floats:
         """The gradient of the error by `share` [r, c], in mean steps and inputs."""

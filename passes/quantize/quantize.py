@@ -57,7 +57,7 @@ class Quantize(Pass):
     clip: Clip = "max"
     """How the range of a weight is chosen: max, or mse, which clips where the squared error is smaller for it."""
     rounding: str = "nearest"
-    """Which code a weight gets: nearest; gptq, adaround or obr by what the layer reads, where that proves better."""
+    """Which code a weight gets: the nearest, or by what the layer reads gptq, descent, adaround or obr where better."""
     products: bool = False
     """Quantize both operands of products of data, queries with keys and attention with values, too."""
     residuals: bool = True

@@ -78,7 +78,7 @@ def _correlated(seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(512, 128)) @ mixing).astype(np.float32)
 
 
-@pytest.mark.parametrize("way", ["gptq", "adaround", "obr"])
+@pytest.mark.parametrize("way", ["gptq", "descent", "adaround", "obr"])
 @pytest.mark.parametrize("name", ["int4", "int8", "int8-block", "fp8"])
 def test_what_looks_at_data_leaves_more_on_other_data(name: str, way: str) -> None:
     dense, fresh = _mlp(), _correlated(5)
@@ -90,7 +90,7 @@ def test_what_looks_at_data_leaves_more_on_other_data(name: str, way: str) -> No
         assert row["error"] <= row["nearest"]
 
 
-@pytest.mark.parametrize("way", ["gptq", "adaround", "obr"])
+@pytest.mark.parametrize("way", ["gptq", "descent", "adaround", "obr"])
 def test_zeros_of_a_sparse_weight_stay_whatever_the_rounding(way: str) -> None:
     text = f"sparsify{{criterion=magnitude,repair=none,worthwhile=false}},quantize{{rounding={way}}}"
     result = _quantize(_mlp(), text, _correlated(0))

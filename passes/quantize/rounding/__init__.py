@@ -58,6 +58,7 @@ Rounding: TypeAlias = Callable[[Unrounded, Scaled], Array]
 _TABLE: Mapping[str, str] = MappingProxyType(
     {
         "adaround": "secateur.passes.quantize.rounding.adaround:adaround",
+        "descent": "secateur.passes.quantize.rounding.descent:descent",
         "gptq": "secateur.passes.quantize.rounding.gptq:gptq",
         "nearest": "secateur.passes.quantize.rounding.nearest:nearest",
         "obr": "secateur.passes.quantize.rounding.obr:obr",
