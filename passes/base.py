@@ -48,6 +48,11 @@ class Pass(ABC):
         if (cls.effect is Effect.ROUNDED) != (cls.tolerance > 0):
             raise TypeError(f"pass {cls.__name__}: a tolerance belongs to a rounded effect, and to no other")
 
+    @property
+    def retypes(self) -> bool:
+        """Whether it may give the inputs and outputs of the model other element types."""
+        return False
+
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrites `graph` in place and returns the number of rewrites; 0 means that nothing was touched.
