@@ -16,12 +16,16 @@ GROUP = "secateur.passes"
 
 PASSES: Mapping[str, str] = MappingProxyType(
     {
+        "absorb-bias": "secateur.passes.scale.absorb:AbsorbBias",
         "apply-masks": "secateur.passes.masks.apply:ApplyMasks",
         "armor": "secateur.passes.armor.armor:Armor",
+        "awq": "secateur.passes.scale.awq:Awq",
         "clean": "secateur.passes.cleanup.clean:Clean",
+        "correct-bias": "secateur.passes.scale.correct:CorrectBias",
         "factorize": "secateur.passes.factorize.low_rank:Factorize",
         "drop-blocks": "secateur.passes.drop.blocks:DropBlocks",
         "drop-edges": "secateur.passes.drop.edges:DropEdges",
+        "equalize": "secateur.passes.scale.equalize:Equalize",
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
         "legalize": "secateur.passes.legalize:Legalize",
@@ -35,6 +39,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "remove-identities": "secateur.passes.cleanup.identities:RemoveIdentities",
         "rotate-heads": "secateur.passes.rotate.heads:RotateHeads",
         "sample-channels": "secateur.passes.sample.channels:SampleChannels",
+        "smooth-quant": "secateur.passes.scale.smooth:SmoothQuant",
         "sparsify": "secateur.passes.sparsify.elements:Sparsify",
     }
 )

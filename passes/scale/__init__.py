@@ -1,0 +1,1 @@
+"""Other scales for channels: the same function, with ranges that few bits hold better."""

@@ -1,0 +1,91 @@
+"""The `awq` pass: weights that large inputs meet are scaled up before they are rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.calib.solvers.grids import GRIDS, nearest, scales_by_range
+from secateur.calib.solvers.smoothing import ALPHAS, awq_scales
+from secateur.ir.errors import RefusedError
+from secateur.ir.graph import Graph
+from secateur.passes.base import Pass
+from secateur.passes.context import Context
+from secateur.passes.facets import Effect, Facet
+from secateur.passes.prune.facts import dims
+from secateur.passes.scale.places import Place, places_of, with_number_one
+from secateur.passes.scale.search import Grams, Search, visit_places
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Awq(Pass):
+    """Multiplies columns of weights by s before they are rounded, and divides what they read by it: the same function.
+
+    s = mean|x|^a, over the root of its largest times its least, with the a out of 20 from 0 to 0.95 whose scales leave
+    the least error of the products' outputs when their weights are rounded as `format` and `block` say (Lin et al.
+    2024, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", section 3.2; on the Gram
+    matrix of the inputs, so that no data is replayed). a = 0 is plain rounding, so that none is made worse. What makes
+    the channels takes 1 / s up, as for `smooth-quant`.
+    """
+
+    name: ClassVar[str] = "awq"
+    changes: ClassVar[Facet] = Facet.TOPOLOGY | Facet.WEIGHTS | Facet.SHAPE
+    effect: ClassVar[Effect] = Effect.ROUNDED
+    tolerance: ClassVar[float] = 1e-4
+    replayable: ClassVar[bool] = False
+
+    format: Literal["int4", "int8", "fp8", "fp4"] = "int4"
+    """The grid that weights are going to be rounded to."""
+    block: int = 128
+    """How many neighbours of a row share a scale on that grid; 0 for whole rows."""
+    insert: bool = False
+    """Whether a Mul goes in front of products that nothing else can take the scale up for."""
+
+    def __post_init__(self) -> None:
+        if self.block < 0:
+            raise ValueError(f"block must not be negative, got {self.block}")
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Scales every place where that helps; returns how many."""
+        if context.source is None:
+            raise RefusedError(
+                f"{self} needs calibration data, but none was given", hint="give --data, or use equalize"
+            )
+        found = context.facts.get(dims)
+        places = places_of(found, context, insert=self.insert)
+        scales: dict[int, Array] = {}
+
+        def visit(which: int, grams: Grams) -> None:
+            scales[which] = self._searched(places[which], grams, context)
+
+        visit_places(graph, places, context, self.name, visit)
+        done = 0
+        for which, scale in sorted(scales.items()):
+            if not np.all(scale == 1) and context.allow(self.name, places[which].products[0].use.op):
+                done += places[which].apply(graph, context, found, scale)
+        return done
+
+    def _searched(self, place: Place, grams: Grams, context: Context) -> Array:
+        """What values are multiplied by, [count] by number."""
+        sizes = place.by_number({data: gram.absmean for data, gram in grams.items()})
+        candidates = ((alpha, with_number_one(awq_scales(sizes[1:], alpha))) for alpha in ALPHAS[1:])
+        found = Search(self._rounded).best(place, grams, candidates)
+        context.row(
+            data=place.title,
+            scales=place.region.count - 1,
+            products=len(place.products),
+            power=found.alpha,
+            error_before=found.before,
+            error_after=found.error,
+            folded=place.multiplied is None,
+        )
+        return np.asarray(1.0 / found.scale)
+
+    def _rounded(self, weight: NDArray[Any]) -> NDArray[Any]:
+        grid, block = GRIDS[self.format], self.block or None
+        return nearest(weight, scales_by_range(weight, grid, block), grid, block)
