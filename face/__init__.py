@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from secateur.passes.manifest import Manifest
     from secateur.passes.pipeline import parse_pipeline
     from secateur.passes.sparsify.search import CriterionSearch, FoundCriterion
+    from secateur.project import ProjectReport, build_project
     from secateur.recipes import Recipe
     from secateur.replaying import replay
     from secateur.reports import CompressionReport
@@ -61,6 +62,7 @@ _HOMES = {
     "secateur.passes.base": ("Pass",),
     "secateur.passes.manifest": ("Manifest",),
     "secateur.passes.pipeline": ("parse_pipeline",),
+    "secateur.project": ("ProjectReport", "build_project"),
     "secateur.recipes": ("Recipe",),
     "secateur.replaying": ("replay",),
     "secateur.passes.sparsify.search": ("CriterionSearch", "FoundCriterion"),
@@ -84,6 +86,7 @@ __all__ = [
     "Op",
     "Pass",
     "PassError",
+    "ProjectReport",
     "Recipe",
     "Result",
     "SecateurError",
@@ -94,6 +97,7 @@ __all__ = [
     "__version__",
     "advise_sparsity",
     "build",
+    "build_project",
     "compare",
     "compress",
     "from_graphsurgeon",

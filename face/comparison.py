@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 class Measuring(Loading, total=False):
     """How models are measured: `repeats` timed runs of each (20; 0 for none) on `threads` threads (1).
 
-    Times are always those of onnxruntime; `runner` is what outputs are computed with.
+    Times are always those of onnxruntime; `runner` is what outputs are computed with. `engine` was built of the second
+    model and gives its outputs instead, on an NVIDIA GPU.
     """
 
     repeats: int
     threads: int
     runner: str
+    engine: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def compare(
         inner: also compare inner values, and name the first one whose error jumps.
         progress: told `(description, done, total)`; a total of 0 is one that nobody knows.
         measuring: `batch_size` and `limit` (samples at most) of the data; `repeats` and `threads` of the timing;
-            `runner`, what outputs are computed with: "onnxruntime", "torch", "torch:cuda".
+            `runner`, what outputs are computed with: "onnxruntime", "torch", "torch:cuda"; `engine`, the path of a
+            TensorRT engine of the second model, to be judged in its place.
 
     Raises:
         ModelError: a file is no model.
@@ -97,6 +100,11 @@ def compare(
     refuse_unknown(measuring, Measuring, "compare")
     runner = runner_of(measuring.get("runner", "onnxruntime"))
     first, second, limit = graph_of(model), graph_of(other), measuring.get("limit")
+    if (engine := measuring.get("engine")) is not None:
+        from secateur.backends.tensorrt.runner import EngineInstead
+
+        second = second if second is not first else second.clone()
+        runner = EngineInstead(second, Path(engine), runner)
     fixed = batch_of(first) or batch_of(second)
     source = open_data(first, data, batch_size=measuring.get("batch_size") or fixed, limit=limit)
     tell = None if progress is None else _told(progress)

@@ -51,6 +51,11 @@ class Layer:
         """Whether this is a convolution or a matrix product, going by the kind that the builder gives it."""
         return any(word in self.kind.lower() for word in _CONTRACTIONS)
 
+    @property
+    def dequantizes(self) -> bool:
+        """Whether this is a product that turns narrow operands into floats before it multiplies them."""
+        return "runtime_fusion" in self.kind.lower()
+
 
 _CONTRACTIONS = ("conv", "correlation", "gemm", "matmul", "matrixmultiply", "runtime_fusion")
 _LIST = r"\[(?:| (?P<{}>\{{ Name: .*? \}}))\]"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.backends.tensorrt.errors import ProfileError
+from secateur.backends.tensorrt.errors import ProfileError, ShapeError
 
 Shape = tuple[int, ...]
 
@@ -20,10 +20,11 @@ Shape = tuple[int, ...]
 class ShapeRange:
     """The smallest, the most frequent and the largest size of one input.
 
-    For an input whose *values* are a shape (it feeds a Reshape, say) these are the values, not the dimensions.
+    For an input whose *values* are a shape (it feeds a Reshape, say) these are the values, not the dimensions, and may
+    be negative: -1 tells a Reshape to find the size itself.
 
     Raises:
-        ProfileError: the three differ in rank, a size is negative, or minimum <= optimum <= maximum does not hold.
+        ShapeError: the three differ in rank, or minimum <= optimum <= maximum does not hold.
     """
 
     input: str
@@ -33,15 +34,15 @@ class ShapeRange:
 
     def __post_init__(self) -> None:
         if not len(self.min) == len(self.opt) == len(self.max):
-            raise ProfileError(
+            raise ShapeError(
                 f"input {self.input!r}: the minimum has {len(self.min)} dimensions, the optimum {len(self.opt)} and "
                 f"the maximum {len(self.max)}; they must agree",
                 input=self.input,
             )
         for axis, (low, best, high) in enumerate(zip(self.min, self.opt, self.max, strict=True)):
-            if not 0 <= low <= best <= high < 2**63:
-                raise ProfileError(
-                    f"input {self.input!r}, axis {axis}: expected 0 <= minimum <= optimum <= maximum, "
+            if not -(2**63) <= low <= best <= high < 2**63:
+                raise ShapeError(
+                    f"input {self.input!r}, axis {axis}: expected minimum <= optimum <= maximum, "
                     f"found {low}, {best}, {high}",
                     input=self.input,
                     hint="give the smallest shape first, then the most frequent one, then the largest",
@@ -57,7 +58,7 @@ class Profile:
     """One range for each input whose size is not fixed. An engine may be built for several profiles.
 
     Raises:
-        ProfileError: an input is named twice.
+        ShapeError: an input is named twice.
     """
 
     ranges: tuple[ShapeRange, ...]
@@ -66,7 +67,7 @@ class Profile:
         names = [entry.input for entry in self.ranges]
         for name in names:
             if names.count(name) > 1:
-                raise ProfileError(f"input {name!r} is named {names.count(name)} times in one profile", input=name)
+                raise ShapeError(f"input {name!r} is named {names.count(name)} times in one profile", input=name)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.ranges))
@@ -96,7 +97,7 @@ def parse_shape(text: str) -> ShapeRange:
     """ "x=1x3x224x224,4x3x224x224,8x3x224x224" -> minimum, optimum, maximum of input x; one shape stands for all three.
 
     Raises:
-        ProfileError: the text has another form, or the sizes are not in order.
+        ShapeError: the text has another form, or the sizes are not in order.
     """
     name, equals, shapes = text.rpartition("=")
     try:
@@ -104,7 +105,7 @@ def parse_shape(text: str) -> ShapeRange:
     except ValueError:
         parsed = []
     if not equals or not name or len(parsed) not in (1, 3):
-        raise ProfileError(
+        raise ShapeError(
             f"cannot read the shape {text!r}",
             input=name or None,
             hint="write NAME=SHAPE or NAME=MIN,OPT,MAX, for example x=1x3x224x224,4x3x224x224,8x3x224x224",
@@ -173,6 +174,12 @@ def _check_range(entry: NetworkInput, given: ShapeRange) -> None:
         )
     for axis, size in enumerate(expected):
         found = {given.min[axis], given.opt[axis], given.max[axis]}
+        if given.min[axis] < 0 and not entry.is_shape:
+            raise ProfileError(
+                f"input {entry}, axis {axis}: expected a size of 0 or more, found {given.min[axis]} in {given}",
+                input=entry.name,
+                hint="give the smallest size that will be fed",
+            )
         if size >= 0 and found != {size}:
             raise ProfileError(
                 f"input {entry}: axis {axis} is fixed at {size}, found {sorted(found - {size})[0]} in {given}",

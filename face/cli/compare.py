@@ -26,6 +26,9 @@ class CompareCommandOptions:
     batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None
     limit: Annotated[int | None, typer.Option(help="How many samples to use.")] = None
     runner: Annotated[str, typer.Option(help="What computes outputs: onnxruntime, torch, torch:cuda.")] = "onnxruntime"
+    engine: Annotated[
+        Path | None, typer.Option(help="A TensorRT engine of B, judged in its place; needs an NVIDIA GPU.")
+    ] = None
     repeats: Annotated[int, typer.Option(min=0, help="Timed runs of each; 0 for none.")] = 20
     threads: Annotated[int, typer.Option(min=1, help="Threads of the timed runs.")] = 1
 
@@ -45,6 +48,7 @@ def compare(options: CompareCommandOptions, screen: Screen) -> Answer:
             batch_size=options.batch_size,
             limit=options.limit,
             runner=options.runner,
+            engine=options.engine,
             repeats=options.repeats,
             threads=options.threads,
         )

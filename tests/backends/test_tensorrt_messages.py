@@ -3,7 +3,7 @@ import pytest
 from secateur.backends.tensorrt.layers import LayerTensor, kernels_by_node, layers_from_log, onnx_nodes
 from secateur.backends.tensorrt.messages import Message, clean, errors, memory_figures, sparsity_lines, warnings
 from secateur.backends.tensorrt.progress import Monitor
-from secateur.backends.tensorrt.quantized import computed_in_float
+from secateur.backends.tensorrt.quantized import Quantized, precisions
 
 DRIVER = (
     "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at "
@@ -82,8 +82,10 @@ def test_no_table_at_all():
 def test_nodes_are_found_by_kernel():
     layers, _ = table(RTX)
     assert kernels_by_node(layers) == {"a, b": (layers[0],), "c[0]": (layers[0],)}
-    assert computed_in_float(["a, b", "elsewhere"], layers) == ("elsewhere",)
-    assert computed_in_float(["c"], table(FULL)[0]) == ("c",)
+    found = precisions([Quantized("a, b", "int8"), Quantized("elsewhere", "int8")], layers)
+    assert [(one.found, one.is_honoured) for one in found] == [("int8", True), (None, False)]
+    [full] = precisions([Quantized("c", "int8")], table(FULL)[0])
+    assert (full.found, full.is_honoured) == ("fp16", False)
     assert onnx_nodes("") == ()
 
 

@@ -108,6 +108,10 @@ def test_model_is_never_overwritten(model):
     with pytest.raises(OutputError, match="the model itself"):
         build(model, model, options())
     assert model.read_bytes() == before
+    beside = model.rename(model.parent / "e.json")
+    with pytest.raises(OutputError, match="the model itself"):
+        build(beside, model.parent / "e", options())
+    assert beside.read_bytes() == before
 
 
 @contextmanager
@@ -130,7 +134,7 @@ def test_no_room_for_the_engine(model, output, stream):
 def test_full_disk(model, output, stream, monkeypatch):
     @contextmanager
     def onto_full_device(*_):
-        yield (Path("/dev/full"),)
+        yield (Path("/dev/full"), Path("/dev/null"))
 
     monkeypatch.setattr("secateur.backends.tensorrt.engine.write_atomically", onto_full_device)
     with pytest.raises(OSError, match="No space left"):

@@ -21,7 +21,7 @@ def test_one_shape_stands_for_all_three():
     assert parse_shape("a=b=7").input == "a=b"
 
 
-@given(st.text(min_size=1), st.lists(st.tuples(*[st.integers(0, 99)] * 3), min_size=1, max_size=5))
+@given(st.text(min_size=1), st.lists(st.tuples(*[st.integers(-9, 99)] * 3), min_size=1, max_size=5))
 def test_printed_shapes_parse_back(name, sizes):
     low, best, high = zip(*map(sorted, sizes), strict=True)
     made = ShapeRange(name, low, best, high)
@@ -40,7 +40,7 @@ def test_unreadable_shape_shows_the_form(text):
     [
         ("x=4x8,2x8,8x8", ("axis 0", "4, 2, 8")),
         ("x=1x8,2x8,4x6", ("axis 1", "8, 8, 6")),
-        ("x=-1x8", ("axis 0", "-1")),
+        ("x=-1x8,-2x8,4x8", ("axis 0", "-1, -2")),
         ("x=1x8,2x8x1,4x8", ("2 dimensions", "3")),
     ],
 )
@@ -97,6 +97,13 @@ def test_remedy_is_accepted_when_followed():
     check_profiles([X, SHAPE], [profile(*texts)])
 
 
+def test_sizes_are_not_negative_but_values_may_be():
+    with pytest.raises(ProfileError, match=r"axis 0: expected a size of 0 or more, found -1") as caught:
+        check_profiles([X], [profile("x=-1x8x16x16,2x8x16x16,4x8x16x16")])
+    assert caught.value.input == "x"
+    check_profiles([SHAPE], [profile("s=-1x6")])
+
+
 def test_shape_input_takes_values():
     check_profiles([SHAPE], [profile("s=1x24,4x24,6x24")])
     with pytest.raises(ProfileError, match="expected 2 values, found 3"):
@@ -142,6 +149,7 @@ class TestWithBuilder:
 
     def test_shape_tensor_input(self, tmp_path):
         assert self.run(tmp_path, models.reshape(), profile("shape=1x1,4x6,24x24")).bytes
+        assert self.run(tmp_path, models.reshape(), profile("shape=-1x6")).bytes
         with pytest.raises(ProfileError, match="expected 2 values"):
             self.run(tmp_path, models.reshape(), profile("shape=24"))
 

@@ -114,7 +114,7 @@ def test_ops_that_the_runtime_does_not_know(cli: Cli, strange: Path, calib: Path
 def test_ops_that_tensorrt_does_not_know(cli: Cli, strange: Path, tmp_path: Path, files: Files) -> None:
     pytest.importorskip("tensorrt_rtx")
     before = files()
-    check(cli("build", strange, "-o", tmp_path / "e", "--shape", "x=1x3x8x8"), "Mystery")
+    check(cli("build", strange, "-o", tmp_path / "e", "--shape", "x=1x3x8x8"), "Mystery", code=4)
     assert files() == before
 
 
@@ -224,11 +224,11 @@ def test_shapes_that_make_no_sense(cli: Cli, model: Path, tmp_path: Path, files:
     def build(*arguments: str) -> Ran:
         return cli("build", model, "-o", tmp_path / "e", *arguments)
 
-    check(build(), "x float[N, 3, 8, 8]")
+    check(build(), "x float[N, 3, 8, 8]", code=4)
     check(build("--shape", "x=axb"), "cannot read the shape")
     check(build("--shape", "x=1x3x8x8", "--shape", "x=1x3x8x8"), "'x'", "2 times", hint=False)
-    check(build("--shape", "image=1x3x8x8"), "no input 'image'", hint=False)
-    check(build("--shape", "x=1x3x8x8", "--compute-capability", "1.0"), "1.0")
+    check(build("--shape", "image=1x3x8x8"), "no input 'image'", hint=False, code=4)
+    check(build("--shape", "x=1x3x8x8", "--compute-capability", "1.0"), "1.0", code=4)
     assert files() == before
 
 

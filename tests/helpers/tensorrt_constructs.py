@@ -294,6 +294,7 @@ def _taken() -> Iterator[Construct]:
     yield Construct("concat behind DQ", lambda: quantized(between="Concat"), "taken", "int8")
     yield Construct("com.microsoft Q/DQ", lambda: quantized(domain="com.microsoft"), "taken", "int8")
     yield Construct("int8 inputs and outputs", _integer_io, "taken", "int8")
+    yield Construct("float8 conv of 4x8", lambda: models.float8_conv(4, 8), "taken", "int8")
     yield Construct("float8 matmul", models.float8_matmul, "taken", "int8")
     for block in (16, 128):
         yield Construct(f"int4 blocks of {block}", lambda block=block: blocks(TensorProto.INT4, block), "taken")
@@ -364,6 +365,8 @@ def _silent() -> Iterator[Construct]:
     yield Construct("conv, scales along the inputs", lambda: quantized(axis=1), "changed", "float")
     yield Construct("matmul, scales along the inputs", lambda: quantized("MatMul", axis=0), "changed", "float")
     yield Construct("gemm, scales along the inputs", lambda: quantized("Gemm", axis=0), "changed", "float")
+    yield Construct("float8 conv of 7x7", lambda: models.float8_conv(7, 7), "changed", "float")
+    yield Construct("float8 conv of 1x33", lambda: models.float8_conv(1, 33), "changed", "float")
     yield Construct("quantized ConvTranspose", lambda: quantized("ConvTranspose"), "changed", "float")
     yield Construct("weight only", lambda: quantized(axis=0, activation=False), "slower", "float")
     yield Construct("activation only", lambda: quantized(weight=False), "slower", "float")

@@ -94,6 +94,25 @@ def float8_matmul() -> onnx.ModelProto:
     return model(nodes, [value("x", FLOAT, [16, 64])], [value("y", FLOAT, [16, 64])], constants, opset=19)
 
 
+def float8_conv(height: int, width: int) -> onnx.ModelProto:
+    """Q -> DQ in float8 E4M3 on both sides of a convolution of that kernel, x [1, 16, 40, 40]; node conv."""
+    shape = [16, 16, height, width]
+    raw = weights(*shape).astype(ml_dtypes.float8_e4m3fn).tobytes()
+    constants = [
+        helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, shape, raw, raw=True),
+        helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True),
+        numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], name="dequantize"),
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["wd"], name="dequantize_w"),
+        helper.make_node("Conv", ["d", "wd"], ["y"], name="conv"),
+    ]
+    ends = [value("x", FLOAT, [1, 16, 40, 40]), value("y", FLOAT, None)]
+    return model(nodes, ends[:1], ends[1:], constants, opset=19)
+
+
 def two_inputs(first: Sequence[int | str], second: Sequence[int | str]) -> onnx.ModelProto:
     """a + b."""
     node = helper.make_node("Add", ["a", "b"], ["y"], name="add")

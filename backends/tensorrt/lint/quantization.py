@@ -5,6 +5,7 @@ The builder says nothing of the second; what is here was read off the kernels of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from secateur.backends.tensorrt.lint.finding import Severity, Source
@@ -22,7 +23,9 @@ _TRANSPARENT = frozenset(
 )
 """Ops that the builder moves a DequantizeLinear through."""
 _MADE = frozenset({DataType.INT8, DataType.FLOAT8E4M3FN, DataType.INT4, DataType.FLOAT4E2M1})
-_SYMMETRIC = "quantize symmetrically, to int8 with zero point 0"
+_MOST_TAPS = 32
+"""Of a convolution in float8."""
+_SYMMETRIC = "quantize symmetrically, to int8 with zero point 0 (the pass import-quantized does)"
 _INT8 = "give it an int8 zero point of 0"
 
 
@@ -164,6 +167,18 @@ def _transposed(site: Site) -> str | None:
     return "a quantized ConvTranspose is computed in float" if len(made) == 2 else None
 
 
+def _large_kernel(site: Site) -> str | None:
+    """TensorRT-RTX 1.7 has FP8 kernels for convolutions up to 4 x 8 or 1 x 31, and none for 1 x 33 or 6 x 6."""
+    made = dict(_operands(site))
+    shape = site.shape(1)
+    if len(made) < 2 or shape is None or _coded(site, made[1]) is not DataType.FLOAT8E4M3FN:
+        return None
+    taps = [size for size in shape[2:] if isinstance(size, int)]
+    if math.prod(taps) <= _MOST_TAPS:
+        return None
+    return f"a float8 convolution of more than {_MOST_TAPS} taps ({'x'.join(map(str, taps))}) is computed in float"
+
+
 def _one_sided(site: Site) -> str | None:
     operands = dict(_operands(site))
     if len(operands) != 1:
@@ -193,7 +208,7 @@ def _weight_only(site: Site, made: Op) -> str | None:
 
 RULES: tuple[Rule, ...] = (
     Rule(_BOTH, _zero_point, _SYMMETRIC),
-    Rule(_DEQUANTIZE, _reads, "keep a bias in float; quantize weights and inputs to int8"),
+    Rule(_DEQUANTIZE, _reads, "keep a bias in float; quantize weights and inputs to int8 (import-quantized does)"),
     Rule(_QUANTIZE, _made, "quantize to int8 or float8 (E4M3)"),
     Rule(_BOTH, _unsigned, _SYMMETRIC, Source.LOG, Severity.CHANGED),
     Rule(_QUANTIZE, _unsigned_by_default, _INT8, Source.ENGINE, Severity.CHANGED),
@@ -206,5 +221,6 @@ RULES: tuple[Rule, ...] = (
         Severity.CHANGED,
     ),
     Rule(("ConvTranspose",), _transposed, "leave it in float", Source.ENGINE, Severity.CHANGED),
+    Rule(("Conv",), _large_kernel, "quantize it to int8, or leave it in float", Source.ENGINE, Severity.CHANGED),
     Rule(_CONTRACTIONS, _one_sided, "quantize both operands, or neither", Source.ENGINE, Severity.SLOWER),
 )
