@@ -101,7 +101,7 @@ class Emitter:
                 scale = self._constant(f"{how.name}_scale", coded.scale.view(np.uint8))
                 return _typed(self._from_powers(codes, scale, how), layer.weight, dtype)
         read = [codes, self._constant(f"{how.name}_scale", coded.scale)]
-        attributes = how.attributes if layer.block else {"axis": layer.use.produced}
+        attributes = how.attributes if layer.block else {} if layer.whole else {"axis": layer.use.produced}
         if not layer.block:
             read.append(self._constant(f"{how.name}_zero_point", np.zeros(coded.scale.shape, coded.codes.dtype)))
         return emit(self.graph, "DequantizeLinear", read, attributes, outputs=[f"{how.name}_dequantized"]).output

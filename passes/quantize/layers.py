@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from secateur.calib.finite import count_bad
+from secateur.calib.solvers.grids import FP8
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
@@ -22,6 +24,7 @@ _CARRIED = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"
 """Ops that TensorRT moves a DequantizeLinear through: what lies between a stored weight and its op may be these."""
 _CONVOLUTION, _PRODUCTS = "Conv", ("Gemm", "MatMul")
 _PIECE = 1 << 22
+_FP8_TAPS = 32
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class Layer:
         uses: these ops; their weight, its axes and its matrices are the same.
         format: what it is quantized to.
         block: how many of its weights share a scale; None for one scale an output channel.
+        whole: one scale for all of the weight.
     """
 
     uses: tuple[WeightUse, ...]
     format: Format
     block: int | None
+    whole: bool = False
 
     @property
     def use(self) -> WeightUse:
@@ -102,7 +107,10 @@ def choose_layers(known: Known, wishes: Wishes, context: Context) -> list[Layer]
         if reason := _refusal(known, uses, wanted, block):
             context.note(f"{use.weight.name} stays in float: {reason}")
         elif wanted is not None:
-            found.append(Layer(tuple(uses), wanted, block))
+            whole = not wanted.is_blocked and any(_is_split_into_heads(known.graph, one) for one in uses)
+            if whole:
+                context.note(f"{use.weight.name} gets one scale: TensorRT computes {use.op} in float with several")
+            found.append(Layer(tuple(uses), wanted, block, whole))
     return found
 
 
@@ -127,6 +135,8 @@ def _refusal(known: Known, uses: Sequence[WeightUse], wanted: Format | None, blo
         return reason
     if any(known.graph.constant(one.data) is not None for one in uses):
         return "its data is a constant too"
+    if wanted.grid == FP8 and math.prod(use.tensor.shape[axis] for axis in use.taps) > _FP8_TAPS:
+        return f"TensorRT computes an fp8 kernel of more than {_FP8_TAPS} positions in float"
     if wanted.is_blocked:
         return _unfit_for_blocks(known.graph, uses, wanted, block) or _not_last(known, uses, wanted)
     return None
@@ -163,6 +173,21 @@ def _not_last(known: Known, uses: Sequence[WeightUse], wanted: Format) -> str | 
         if use.port != 1 or rank is None or use.data_axis % rank != rank - 1:
             return f"the input channels of {use.op} are not the last axis of its data"
     return None
+
+
+def _is_split_into_heads(graph: Graph, use: WeightUse) -> bool:
+    """Queries, keys and values from one product: seen in TensorRT-RTX 1.7 where the parts go on to be reshaped."""
+    made = use.op.output
+    while made not in graph.outputs and len(readers := graph.uses(made)) == 1:
+        op, port = readers[0]
+        if op.key == ("", "Split"):
+            parts = (reader for value in op.outputs if value is not None for reader, _ in graph.uses(value))
+            return not use.taps and any(reader.op_type in ("Reshape", "Transpose") for reader in parts)
+        is_bias = op.key == ("", "Add") and graph.constant(op.inputs[1 - port]) is not None
+        if not (is_bias or (op.key in (("", "Reshape"), ("", "Identity")) and port == 0)):
+            return False
+        made = op.output
+    return False
 
 
 def _is_finite(tensor: Tensor) -> bool:

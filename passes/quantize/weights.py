@@ -63,7 +63,8 @@ class Coded:
 
     Attributes:
         codes: in the shape of the weight.
-        scale: [channels], or in blocks, in the shape of the weight but for the axis of the input channels.
+        scale: [channels]; () for one of the whole weight; or in blocks, in the shape of the weight but for the axis of
+            the input channels.
         tensor: what multiplies all scales; None where nothing does.
         sqnr: energy of the weight over that of what rounding changed, in decibels; None where it changed nothing.
         error, nearest: squared error of what the layer gives over its variance, on data that was held out, and the
@@ -89,10 +90,13 @@ def scales_of(layer: Layer, matrix: NDArray[Any], energies: NDArray[Any] | None,
             powers = power_scales(matrix, wanted.grid, block or 0, energies, search)
             return Scales(powers.astype(np.float32), powers)
     dtype = layer.use.tensor.dtype.numpy
+    rows = matrix.reshape(1, -1) if layer.whole else matrix
     if search:
-        found = scales_by_error(matrix, wanted.grid, block, energies, dtype)
+        each = energies if energies is None or not layer.whole else np.tile(energies, len(matrix))
+        found = scales_by_error(rows, wanted.grid, block, each, dtype)
     else:
-        found = scales_by_range(matrix, wanted.grid, block, dtype)
+        found = scales_by_range(rows, wanted.grid, block, dtype)
+    found = np.repeat(found, len(matrix), axis=0) if layer.whole else found
     return Scales(found, found)
 
 
@@ -263,6 +267,8 @@ def _coded(
     found = codes(matrix, scale, layer.format.grid, layer.block)
     decibels = _decibels(as_matrices(use, use.tensor.numpy()).reshape(found.shape), real(found, scale, layer.block))
     stored, written = from_matrices(use, _slabs(use, found)), scales.stored.reshape(-1)
+    if layer.whole:
+        written = written[:1].reshape(())
     if layer.block is not None:
         blocks = tuple(scale.shape[1] if axis == use.contracted else size for axis, size in enumerate(shape))
         written = from_matrices(use, _slabs(use, scales.stored), blocks)
