@@ -10,22 +10,28 @@ from secateur.backends.torch import torch_rules
 from secateur.ir.dims.analysis import dimensions  # noqa: F401  (loads the rules)
 from secateur.ir.dims.axes import dims_rules
 from secateur.ir.dims.boundaries import BOUNDARIES
+from secateur.ir.dims.carrying import carrying_rules
 from secateur.ir.dims.resize import resize_rules
 from secateur.ir.dims.vanish import vanish_rules
 from secateur.ir.rules.cost import cost_rules
 from secateur.ir.rules.table import RuleTable
 from secateur.ir.rules.weights import weight_rules
 from secateur.passes.cleanup.identity_rules import identity_rules
+from secateur.passes.importing.import_quantized import import_rules
+from secateur.passes.precision.rules import precision_rules
 
 PATH = Path(__file__).with_name("operators.md")
 TABLES: Mapping[str, RuleTable[object]] = {
     "dimensions": dims_rules,
     "resizing": resize_rules,
     "zeros": vanish_rules,
+    "scales": carrying_rules,
     "weights": weight_rules,
     "cost": cost_rules,
     "identities": identity_rules,
     "torch": torch_rules,
+    "import": import_rules,
+    "16 bits": precision_rules,
 }
 _HEAD = """\
 # Operators

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +17,7 @@ from onnx import numpy_helper
 import secateur as sc
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.ir import Graph
+from secateur.ir.errors import BackendError
 from secateur.ir.onnx_read import from_proto
 from secateur.passes import Context, run_pipeline
 from secateur.passes.legalize import Legalize
@@ -103,3 +105,50 @@ def test_other_zero_points_stay() -> None:
 def test_outputs_that_are_read_stay() -> None:
     graph = from_proto(CONSTRUCTS["layer normalization, three outputs"].make())
     assert _legal(graph).report.rewrites == 0
+
+
+def _mixed(*, weight: Any = np.float16, output: int = models.FLOAT) -> onnx.ModelProto:
+    constants = {"w": models.weights(4, 3, dtype=weight), "b": models.weights(3, dtype=np.float32)}
+    nodes = [("MatMul", "x,w", "h", {}), ("Add", "h,b", "s", {}), ("Relu", "s", "y", {})]
+    return net(nodes, {"x": (models.FLOAT, [2, 4])}, constants, outputs={"y": output})
+
+
+@pytest.mark.parametrize("weight", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_inputs_of_several_types_meet_in_the_widest(weight: Any) -> None:
+    proto = _mixed(weight=weight)
+    graph = from_proto(proto)
+    with pytest.raises(BackendError):
+        _outputs(graph, {"x": np.ones((2, 4), np.float32)})
+    done = _legal(graph)
+    x = models.weights(2, 4, seed=3)
+    constants = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in proto.graph.initializer}
+    wanted = np.maximum(x.astype(np.float64) @ constants["w"] + constants["b"], 0)
+    found = _outputs(done.graph, {"x": x})["y"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    casts = [op for op in done.graph.ops() if op.op_type == "Cast"]
+    assert len(casts) == (2 if weight is np.float64 else 0), "float32 weights need none: constants are converted"
+    assert _legal(done.graph).report.rewrites == 0
+
+
+def test_a_value_in_two_types_is_cast_once_and_outputs_keep_theirs() -> None:
+    nodes = [("Add", "x,h", "a", {}), ("Mul", "x,h", "m", {}), ("Sub", "a,m", "y", {}), ("Relu", "h", "z", {})]
+    half = onnx.TensorProto.FLOAT16
+    inputs = {"x": (models.FLOAT, [3]), "h": (half, [3])}
+    done = _legal(from_proto(net(nodes, inputs, outputs={"y": half, "z": half})))
+    casts = [op for op in done.graph.ops() if op.op_type == "Cast"]
+    assert [op.output.name for op in casts] == ["h_f32", "y"]
+    feeds = {"x": np.array([1, 2, 3], np.float32), "h": np.array([0.5, -1, 2], np.float16)}
+    found = _outputs(done.graph, feeds)
+    assert found["y"].dtype == found["z"].dtype == np.float16
+    np.testing.assert_array_equal(found["y"], [1.0, 3.0, -1.0])
+
+
+def test_tensorrt_takes_mixed_types_afterwards(tmp_path: Any) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from secateur.backends.tensorrt import supports
+
+    assert supports(models.save(tmp_path / "before.onnx", _mixed()), "tensorrt-rtx")
+    assert not sc.lint(from_proto(_mixed()), target="tensorrt-rtx,8.9").is_clean
+    _legal(from_proto(_mixed())).graph.save(tmp_path / "after.onnx")
+    assert supports(tmp_path / "after.onnx", "tensorrt-rtx") == []

@@ -101,7 +101,7 @@ def test_only_what_differs_from_the_defaults_is_printed() -> None:
     ("text", "line", "column", "message", "hint"),
     [
         ("remove-ded-code", 1, 1, "no pass 'remove-ded-code'", "did you mean remove-dead-code"),
-        ("zzz", 1, 1, "no pass 'zzz'", "there are: apply-masks, armor, clean, "),
+        ("zzz", 1, 1, "no pass 'zzz'", "apply-masks, armor, "),
         ("clean,\n  clean{limit=2,\n  limt=3}", 3, 3, "clean has no option 'limt'", "did you mean limit?"),
         ("clean{limit=2,limit=3}", 1, 15, "given twice", ""),
         ("clean{limit=two}", 1, 13, "expected a whole number, found 'two'", ""),

@@ -44,15 +44,16 @@ _SAME = frozenset(
 """Operators of other domains that mean what the importer of that name takes them for."""
 
 _REMEDIES = {
-    "quantized": "write it as QuantizeLinear and DequantizeLinear around the float operator",
+    "quantized": "run the pass import-quantized: it writes QuantizeLinear and DequantizeLinear around float operators",
     "training": "take the loss or the optimizer out of the model",
     "host": "compute it outside of the engine",
     "sequence": "unroll the sequence into tensors",
     "bits": "write it with arithmetic on int32 or int64",
 }
 _KINDS = {
-    "quantized": "ConvInteger DynamicQuantizeLinear MatMulInteger QAttention QGemm QLinearAdd QLinearConv "
-    "QLinearMatMul",
+    "quantized": "ConvInteger DynamicQuantizeLinear DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat "
+    "MatMulNBits QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool "
+    "QLinearLeakyRelu QLinearMatMul QLinearMul QLinearSigmoid QLinearSoftmax QLinearWhere",
     "training": "Adagrad Adam Gradient Momentum NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     "host": "Compress ImageDecoder NonMaxSuppression NonZero RegexFullMatch RoiAlign StringConcat StringNormalizer "
     "StringSplit TfIdfVectorizer Unique LabelEncoder TreeEnsemble",

@@ -155,7 +155,7 @@ def _range(site: Site) -> str | None:
 RULES: tuple[Rule, ...] = (
     Rule(("Cast", "CastLike"), _cast_to, "quantize with QuantizeLinear, or cast to a type that TensorRT computes in"),
     Rule(("Cast", "CastLike"), _cast_from, "dequantize with DequantizeLinear", Source.BUILDER),
-    Rule(tuple(_SAME_TYPED), _mixed, "insert a Cast so that both are of one type"),
+    Rule(tuple(_SAME_TYPED), _mixed, "insert a Cast so that both are of one type (the pass legalize does)"),
     Rule((), _quantized_constant, "put the DequantizeLinear right behind the constant", Source.BUILDER),
     Rule(_ARITHMETIC, _unsigned, _CAST),
     Rule(("Clip",), _clip, "cast to int32 before it, and back after it"),

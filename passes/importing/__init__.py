@@ -1,0 +1,1 @@
+"""What others quantized becomes explicit Q/DQ around float operators, or float again."""
