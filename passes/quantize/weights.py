@@ -28,6 +28,7 @@ from secateur.passes.quantize.rounding import DATA_FREE, ROUNDINGS, Scaled, Unro
 Clip: TypeAlias = Literal["max", "mse"]
 """How the range of a weight is chosen: nothing is clipped, or as much as makes the squared error smallest."""
 
+_ROWS = 64
 _ZEROS = 0.2
 """From this share of zeros on, a weight is taken for sparse, and its zeros stay."""
 
@@ -266,18 +267,21 @@ def _coded(
     scale = scales.scale.astype(np.float32)
     found = codes(matrix, scale, layer.format.grid, layer.block)
     decibels = _decibels(as_matrices(use, use.tensor.numpy()).reshape(found.shape), real(found, scale, layer.block))
-    stored, written = from_matrices(use, _slabs(use, found)), scales.stored.reshape(-1)
+    written: NDArray[Any] = scales.stored.reshape(-1)
     if layer.whole:
-        written = written[:1].reshape(())
+        written = np.asarray(written[0])
     if layer.block is not None:
         blocks = tuple(scale.shape[1] if axis == use.contracted else size for axis, size in enumerate(shape))
         written = from_matrices(use, _slabs(use, scales.stored), blocks)
-    return Coded(stored, written, scales.tensor, decibels, *errors)
+    return Coded(from_matrices(use, _slabs(use, found)), written, scales.tensor, decibels, *errors)
 
 
 def _decibels(dense: NDArray[Any], numbers: NDArray[Any]) -> float | None:
-    exact = dense.astype(np.float32)
-    noise, energy = (float(np.vdot(one, one)) for one in (exact - numbers, exact))
+    noise = energy = 0.0
+    for start in range(0, len(dense), _ROWS):  # weights may lie the other way round: a piece of them fits the cache
+        exact = np.ascontiguousarray(dense[start : start + _ROWS], np.float32)
+        error = exact - numbers[start : start + _ROWS]
+        noise, energy = noise + float(np.vdot(error, error)), energy + float(np.vdot(exact, exact))
     return 10 * math.log10(energy / noise) if noise and energy else None
 
 
