@@ -17,7 +17,7 @@ from secateur.ir.errors import DataError, GraphError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
-from secateur.ir.rules.weights import weight_use
+from secateur.ir.rules.weights import weight_uses_of
 from secateur.ir.runner import Meaning, Runner, RunnerFactory
 from secateur.ir.types import TensorType
 
@@ -55,9 +55,10 @@ def _meaning(known: Known, output: Value) -> Meaning:
         return "numbers"
     if maker.op_type in ("Softmax", "LogSoftmax") and maker.attribute("axis", -1) in last:
         return "probabilities" if maker.op_type == "Softmax" else "logits"
-    use = weight_use(known, maker)
-    rank = known.rank(maker.output)
-    return "logits" if use is not None and rank is not None and use.output_axis == rank - 1 else "numbers"
+    # The table of a tied embedding is read behind a Transpose, a quantized one behind a DequantizeLinear.
+    uses, rank = weight_uses_of(known, maker), known.rank(maker.output)
+    is_linear = rank is not None and any(use.slabs == 1 and use.output_axis == rank - 1 for use in uses)
+    return "logits" if is_linear else "numbers"
 
 
 def _dynamic(known: Known, op: Op) -> Value | None:

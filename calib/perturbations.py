@@ -18,7 +18,7 @@ from secateur.calib.output_error import OutputError
 from secateur.ir.errors import DataError
 from secateur.ir.extract import extract
 from secateur.ir.graph import Graph
-from secateur.ir.runner import Meaning, RunnerFactory
+from secateur.ir.runner import Meaning, Runner, RunnerFactory
 
 _Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 _Walk: TypeAlias = Sequence[_Arrays]
@@ -46,10 +46,12 @@ class _Leg:
             runner = stack.enter_context(factory(self.graph, inputs=inputs, outputs=missing)) if missing else None
             for walk in walks:
                 for batch, values in zip(batches, walk, strict=True):
-                    known = {**batch.feeds, **values}
-                    if runner is not None:
-                        known.update(runner.run({name: known[name] for name in inputs if name in known}))
-                    yield {name: known[name] for name in self.wanted}
+                    # No name for what is made: beliefs of language models are large, and go before the next are made.
+                    yield self._made(runner, inputs, {**batch.feeds, **values})
+
+    def _made(self, runner: Runner | None, inputs: Sequence[str], known: _Arrays) -> _Arrays:
+        made = {} if runner is None else runner.run({name: known[name] for name in inputs if name in known})
+        return {name: made[name] if name in made else known[name] for name in self.wanted}
 
 
 class Perturbations:
@@ -75,6 +77,7 @@ class Perturbations:
         self._batches = [batch for _, batch in dense.walk()]
         self._ends = tuple(self._meanings)
         self._nothing: list[_Arrays] = [{} for _ in self._batches]
+        self._answers: list[_Arrays] = []
         self._cut: tuple[str, ...] = ()
         self._dense = self._nothing
         self._carried: dict[int, list[_Arrays]] = {}
@@ -140,13 +143,16 @@ class Perturbations:
             for (leg, walks), judged in zip(legs, found, strict=True):
                 given = leg.run(self._factory, self._batches[part], [walk[part] for walk in walks])
                 pairs = list(zip(self._batches[part], wanted, strict=True))
-                for (one, (batch, right)), answer in zip(product(judged, pairs), given, strict=True):
-                    one.update(right, answer, batch.weight)
+                for one, (batch, right) in product(judged, pairs):
+                    one.update(right, next(given), batch.weight)
+                given.close()
             start = part.stop
         return [one.value for judged in found for one in judged]
 
     def _wanted(self, held: tuple[str, ...], values: _Walk, start: int) -> list[_Arrays]:
         """What the dense model answers to some batches from `start` on."""
+        if not held and self._answers:
+            return self._answers
         leg, kept, size = _Leg(self._graph, held, self._ends), list[_Arrays](), 0
         with closing(leg.run(self._factory, self._batches[start:], [values[start:]])) as answers:
             for answer in answers:
@@ -159,6 +165,8 @@ class Perturbations:
                 size += sum(array.nbytes for array in answer.values())
                 if size > _MODERATE:
                     break
+        if not held and len(kept) == len(self._batches):
+            self._answers = kept
         return kept
 
 

@@ -44,6 +44,7 @@ REPAIRED = (
 SPREAD = (
     "allocation=incremental",
     "allocation=global",
+    "allocation=sensitivity",
     "criterion=obs, repair=least-squares, allocation=global",
     "criterion=obs, repair=least-squares, allocation=global, weighting=fisher",
 )
@@ -61,6 +62,7 @@ FEW = (
     "criterion=obs, repair=least-squares",
     "criterion=slimgpt, repair=obs",
     "allocation=global",
+    "allocation=sensitivity",
     "criterion=obs, repair=least-squares, allocation=global",
     "augment=4, weighting=fisher",
 )

@@ -151,7 +151,9 @@ TASK = Task(
     },
     methods=(
         methods.DEFAULT,
+        "allocation=sensitivity",
         "then refit-blocks{span=2, steps=40, rate=0.005}",
+        "allocation=sensitivity then refit-blocks{span=2, steps=40, rate=0.005}",
         "criterion=flap, repair=bias",
         "criterion=wanda-sp, repair=none",
         "criterion=wanda-sp, repair=least-squares",

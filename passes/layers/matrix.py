@@ -13,7 +13,7 @@ from secateur.ir.build import emit
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
-from secateur.ir.rules.weights import WeightUse, strangers, weight_use
+from secateur.ir.rules.weights import WeightUse, strangers, weight_uses_of
 from secateur.ir.spill import spilled
 from secateur.ir.tensor import Tensor
 from secateur.ir.types import DataType
@@ -24,9 +24,9 @@ Array: TypeAlias = NDArray[np.float64]
 def same_use(graph: Graph, use: WeightUse) -> WeightUse:
     """In a clone of the graph that a use belongs to, the use that is its own."""
     op = graph.producer(graph[use.op.output.name])
-    found = None if op is None else weight_use(Known(graph), op)
-    assert found is not None, "a clone has the ops of its original"
-    return found
+    assert op is not None, "a clone has the ops of its original"
+    found = weight_uses_of(Known(graph), op)
+    return next(one for one in found if (one.port, one.weight.name) == (use.port, use.weight.name))
 
 
 def matrix_of(use: WeightUse) -> Array:

@@ -180,6 +180,7 @@ def test_what_outputs_mean() -> None:
         (net.op("Relu", x, to="hidden"), 8),
         (net.op("MatMul", x, net.weight("w2", 8, 2), to="two"), 2),
         (net.op("Softmax", head, axis=1, to="elsewhere"), 6),
+        (net.op("MatMul", x, net.op("Transpose", net.weight("table", 7, 8), perm=[1, 0]), to="tied"), 7),
     ]
     graph = net.done(*[(value, (2, 5, width)) for value, width in outputs])
     assert meanings(Known(graph, infer(graph))) == {
@@ -191,6 +192,7 @@ def test_what_outputs_mean() -> None:
         "hidden": "numbers",
         "two": "numbers",
         "elsewhere": "numbers",
+        "tied": "logits",
     }
 
 
