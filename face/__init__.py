@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from secateur.replaying import replay
     from secateur.reports import CompressionReport
     from secateur.searching import search_criterion
+    from secateur.spending import SpendingAdvice, advise
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ _HOMES = {
     "secateur.passes.sparsify.search": ("CriterionSearch", "FoundCriterion"),
     "secateur.reports": ("CompressionReport",),
     "secateur.searching": ("search_criterion",),
+    "secateur.spending": ("SpendingAdvice", "advise"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _PACKAGES = frozenset({"backends", "calib", "ir", "passes"})
@@ -92,9 +94,11 @@ __all__ = [
     "SecateurError",
     "Source",
     "SparsityAdvice",
+    "SpendingAdvice",
     "Tensor",
     "Value",
     "__version__",
+    "advise",
     "advise_sparsity",
     "build",
     "build_project",

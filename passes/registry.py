@@ -33,6 +33,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "import-quantized": "secateur.passes.importing.import_quantized:ImportQuantized",
         "legalize": "secateur.passes.legalize.legalize:Legalize",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
+        "mix-precision": "secateur.passes.mix.mix:MixPrecision",
         "permute": "secateur.passes.permute.permute:Permute",
         "prune": "secateur.passes.prune.dimensions:Prune",
         "quantize": "secateur.passes.quantize.quantize:Quantize",

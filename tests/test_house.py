@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "passes": {"passes", "calib", "ir"},
     "face": {"face", "passes", "calib", "backends", "ir"},
 }
-LAZY = {"torch", "matplotlib", "tensorrt", "tensorrt_rtx", "onnxruntime", "onnx_graphsurgeon", "dask"}
+LAZY = {"torch", "matplotlib", "tensorrt", "tensorrt_rtx", "onnxruntime", "onnx_graphsurgeon", "optuna", "dask"}
 LONGEST = 500
 
 MODULES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))

@@ -21,6 +21,13 @@ class AdviseOptions:
     sparsity: Annotated[
         bool, typer.Option("--sparsity", help="Which layers can take sparse kernels, and gain how much at most.")
     ] = False
+    data: Annotated[
+        str | None, typer.Option(help="Where to spend bits: measured on this data, .npz, .npy, or a folder of them.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="How many samples to use.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch of the data.")] = None
+    outputs: Annotated[int, typer.Option(min=1, help="Rows of each matrix that are looked at, at the most.")] = 128
+    runner: Annotated[str, typer.Option(help="What runs the model: onnxruntime, torch, torch:cuda.")] = "onnxruntime"
     target: Annotated[
         str | None, typer.Option(help="A device: l4, a100, 8.9, a .toml or .json file, or key=value,…")
     ] = None
@@ -36,12 +43,32 @@ class AdviseOptions:
 
 
 def advise(options: AdviseOptions, screen: Screen) -> Answer:
-    """Say what a model can gain on a device before any work is done."""
+    """Say where to spend bits (--data), or what sparse kernels can gain on a device (--sparsity), before any work."""
+    if options.sparsity and options.data is not None:
+        raise Misuse("--sparsity and --data ask for two things", hint="give one of them")
+    if options.sparsity:
+        return _sparsity(options)
+    if options.data is None:
+        raise Misuse("expected what to advise on", hint="give --data FILE, or give --sparsity and --target")
+    from secateur.spending import advise
+
+    with screen.progress() as progress:
+        found = advise(
+            options.model,
+            options.data,
+            progress=progress,
+            batch_size=options.batch_size,
+            limit=options.limit,
+            runner=options.runner,
+            outputs=options.outputs,
+        )
+    return Answer(found)
+
+
+def _sparsity(options: AdviseOptions) -> Answer:
     from secateur.advising import advise_sparsity
     from secateur.backends.tensorrt import parse_shape
 
-    if not options.sparsity:
-        raise Misuse("expected what to advise on", hint="give --sparsity")
     if options.target is None:
         raise Misuse("--sparsity needs a device", hint="give --target, for example --target l4")
     shapes = [parse_shape(text) for text in options.shape]
