@@ -30,6 +30,9 @@ _FAILURES = (
     "RuntimeException",
 )
 
+_FEW = 8
+"""With more outputs than these, onnxruntime takes memory piece by piece."""
+
 
 class OnnxRuntimeRunner:
     """A graph, or the part of it from `inputs` to `outputs`, ready to run: `with OnnxRuntimeRunner(graph) as runner`.
@@ -150,6 +153,8 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
+        # A pattern is one block for all that a run makes, of which what is fetched cannot be a part.
+        options.enable_mem_pattern = len(self._part.outputs) <= _FEW
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # It takes codes of float8 for integers: fuses them into kernels that do not exist, or leaves a Relu before
         # them out, as uint8 would need none, and is wrong without a word (1.31).

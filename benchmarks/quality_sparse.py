@@ -22,20 +22,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pruning import HERE, Result, machine, measure, peers_python
-from quality import reference, sparse
+from pruning import HERE, Result, measure, peers_python
+from quality import reference, sparse, table
 from quality.task import CACHE
 from rich.console import Console
 from rich.table import Column, Table
 
-RESULTS = HERE / "results" / "quality_sparse.json"
+BOOK = table.Book(HERE / "results" / "quality_sparse.json")
 LIMIT = 5400
 """Seconds for one cell."""
-Cell = tuple[str, str, str]
 
 
-def wanted(options: argparse.Namespace) -> Iterator[Cell]:
+def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
     """(model, pattern, method) of the cells that were asked for."""
     for name, task in sparse.TASKS.items():
         if name not in (options.models or sparse.TASKS):
@@ -52,7 +50,7 @@ def wanted(options: argparse.Namespace) -> Iterator[Cell]:
                     yield name, pattern, method
 
 
-def run(cell: Cell, options: argparse.Namespace, python: str | None, scratch: str) -> Result:
+def run(cell: table.Cell, options: argparse.Namespace, python: str | None, scratch: str) -> Result:
     """What one cell's process found, or `{"failure": ...}`, or `{"skipped": ...}`."""
     name, pattern, method = cell
     folder = options.reference
@@ -65,18 +63,10 @@ def run(cell: Cell, options: argparse.Namespace, python: str | None, scratch: st
     if python is None:
         return {"skipped": "no environment for onnxsim"}
     file = str(Path(scratch, "sparse.onnx"))
+    data = table.calibration(name, sparse.TASKS[name], scratch)
     command = [python, str(HERE / "quality" / "sparse_peers.py"), method, sparse.PATTERNS[pattern]]
-    made = measure([*command, str(sparse.TASKS[name].model()), calibration(name, scratch), file], options.limit)
+    made = measure([*command, str(sparse.TASKS[name].model()), data, file], options.limit)
     return made if "failure" in made else {**made, **measure([*here, file], options.limit)}
-
-
-def calibration(name: str, scratch: str) -> str:
-    """A file of the task's calibration data, for other programs: arrays named `NUMBER/INPUT`."""
-    path = Path(scratch, f"{name}.npz")
-    if not path.is_file():
-        batches = sparse.TASKS[name].calibrate()
-        np.savez(path, **{f"{at}/{key}": array for at, feeds in enumerate(batches) for key, array in feeds.items()})
-    return str(path)
 
 
 def show(results: Result, options: argparse.Namespace, console: Console) -> None:
@@ -85,18 +75,18 @@ def show(results: Result, options: argparse.Namespace, console: Console) -> None
     for name, task in sparse.TASKS.items():
         if name not in (options.models or sparse.TASKS):
             continue
-        table = Table("pattern", Column("method", overflow="fold"), title=task.title)
+        shown = Table("pattern", Column("method", overflow="fold"), title=task.title)
         for heading in (*(metric.name for metric in task.metrics), "sparse %", "zeros %", "processor s", "peak MB"):
-            table.add_column(heading, justify="right")
+            shown.add_column(heading, justify="right")
         known = [sparse.DENSE, *sparse.METHODS, *task.peers]
         for pattern in ("", *sparse.PATTERNS):
             rows = [one for one in cells if (one["model"], one["amount"]) == (name, pattern) and "skipped" not in one]
             for one in sorted(rows, key=lambda row: known.index(row["method"])):
-                table.add_row(pattern, one["method"], *figures(one, name))
+                shown.add_row(pattern, one["method"], *figures(one, name))
             if rows:
-                table.add_section()
-        if table.row_count:
-            console.print(table)
+                shown.add_section()
+        if shown.row_count:
+            console.print(shown)
     for line in sorted({f"{one['method']}: {one['skipped']}" for one in cells if "skipped" in one}):
         console.print(f"- {line}", markup=False, highlight=False)
 
@@ -111,39 +101,21 @@ def figures(cell: Result, name: str) -> list[str]:
     return [*scores, *shares, *(format(cell[key], ".0f") if key in cell else "-" for key in ("processor", "peak_mb"))]
 
 
-def read() -> Result:
-    """What `RESULTS` has."""
-    return dict(json.loads(RESULTS.read_text())) if RESULTS.is_file() else {}
-
-
-def record(results: Result, cell: Cell, found: Result) -> None:
-    """Puts a cell in the place of its older self, and everything into `RESULTS`, beside it first."""
-    name, pattern, method = cell
-    ours = sparse.METHODS.get(method)
-    row = {"model": name, "amount": pattern, "method": method, "pipeline": ours and ours.pipeline(pattern)}
-    others = [one for one in read().get("cells", []) if (one["model"], one["amount"], one["method"]) != cell]
-    results["cells"] = [*others, row | found]  # another run may have written some
-    RESULTS.parent.mkdir(exist_ok=True)
-    draft = RESULTS.with_suffix(".draft")
-    draft.write_text(json.dumps(results, indent=1) + "\n")
-    draft.replace(RESULTS)
-
-
 def fill(results: Result, options: argparse.Namespace, console: Console) -> None:
     """Runs what was asked for."""
-    results["machine"] = machine()
-    done = {(one["model"], one["amount"], one["method"]) for one in results.get("cells", []) if "scores" in one}
-    cells = [cell for cell in wanted(options) if not (options.resume and cell in done)]
+    done = table.finished(results) if options.resume else set()
+    cells = [cell for cell in wanted(options) if cell not in done]
     python = None
     if any(method in sparse.ONNXSIM for _, _, method in cells):
         python, versions = peers_python(options.peers, console)
         results["peers"] = json.loads(versions) if python else versions
     with tempfile.TemporaryDirectory() as scratch:
-        for index, cell in enumerate(cells):
-            console.print(f"{index + 1}/{len(cells)}", *cell, markup=False, highlight=False)
-            found = run(cell, options, python, scratch)
-            console.print("   ", json.dumps(found)[:400], markup=False, highlight=False)
-            record(results, cell, found)
+
+        def row(cell: table.Cell) -> Result:
+            ours = sparse.METHODS.get(cell[2])
+            return {"pipeline": ours and ours.pipeline(cell[1]), **run(cell, options, python, scratch)}
+
+        BOOK.fill(results, cells, row, console)
 
 
 def main() -> None:
@@ -166,7 +138,7 @@ def main() -> None:
         print("RESULT " + json.dumps(measure_cell(*options.cell, reference=str(options.reference or ""))))
         return
     console = Console(width=None if sys.stdout.isatty() else 150)
-    results = read()
+    results = BOOK.read()
     if not options.show:
         fill(results, options, console)
     show(results, options, console)

@@ -156,6 +156,10 @@ def fold(
                     arrays = [step.finite(name) for step, name in zip(steps, key, strict=True)]
                     for accumulator in watchers[key]:
                         accumulator.update(*arrays, steps[0].weight)
+                    arrays.clear()
+                # Room for the next batch: `zip` holds on to this one until that is there.
+                for step in steps:
+                    step.fetched.clear()
                 done += 1
                 if options.progress:
                     options.progress("calibrating", done, batches * len(groups))
@@ -172,7 +176,7 @@ class _Step:
 
     number: int
     weight: float
-    fetched: Mapping[str, AnyArray]
+    fetched: dict[str, AnyArray]
 
     def finite(self, name: str) -> AnyArray:
         array = self.fetched[name]

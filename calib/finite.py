@@ -12,9 +12,10 @@ from secateur.ir.errors import DataError
 
 def count_bad(values: npt.NDArray[Any]) -> int:
     """How many values are NaN or infinite; for floating types only, all others have none."""
-    # One sum is not finite if any value is not, and needs no array of flags in the usual case.
+    # One sum is not finite if any value is not, and needs no array of flags in the usual case. Where it overflows
+    # though all are finite, they are counted.
     with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
+        if np.isfinite(values.sum(dtype=np.float32 if values.dtype == np.float32 else np.float64)):
             return 0
     return int(np.count_nonzero(~np.isfinite(values)))
 

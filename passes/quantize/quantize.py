@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
-from secateur.calib.capture import CaptureOptions, capture
+from secateur.calib.capture import DEFAULTS, CaptureOptions, capture
 from secateur.ir.graph import Graph
-from secateur.ir.types import DataType, TensorType
+from secateur.ir.node import Value
+from secateur.ir.sparsity_scheme import SparsityScheme
+from secateur.ir.types import DataType, TensorType, ValueType
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
@@ -22,6 +25,12 @@ from secateur.passes.quantize.formats import find_format
 from secateur.passes.quantize.layers import Layer, Wishes, choose_layers, parse_named
 from secateur.passes.quantize.rounding import DATA_FREE, ROUNDINGS
 from secateur.passes.quantize.weights import Clip, Coded, Coder, Methods
+
+AUTO = "auto"
+FEW = 4
+"""Up to so many bits, rounding by what a layer reads is worth its time."""
+Way: TypeAlias = tuple[str, Clip]
+"""Rounding and clipping."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,18 @@ class Quantize(Pass):
     block: int = 0
     """How many weights share a scale in the formats that have blocks of any size; 0 is 128, less where that divides
     no input channels."""
-    calibration: str = "max"
-    """How the range of data is chosen: max, percentile, mse, entropy, or token, the percentile of tokens' maxima."""
+    calibration: str = "auto"
+    """How the range of data is chosen: max, percentile, mse, entropy, or token, the percentile of tokens' maxima; auto
+    is mse for integers, and max for formats of floating point."""
     percentile: float = 99.99
     """For calibration=percentile and token: how many percent of the values, or tokens, are not clipped."""
-    clip: Clip = "max"
-    """How the range of a weight is chosen: max, or mse, which clips where the squared error is smaller for it."""
-    rounding: str = "nearest"
-    """Which code a weight gets: the nearest, or by what the layer reads gptq, descent, adaround or obr where better."""
+    clip: Literal["auto", "max", "mse"] = "auto"
+    """How the range of a weight is chosen: max, or mse, which clips where the squared error is smaller for it, by what
+    the layer reads where there is data; auto is mse for four bits and max for eight, where it gains next to nothing."""
+    rounding: str = "auto"
+    """Which code a weight gets: the nearest, or by what the layer reads gptq, descent, adaround or obr where better.
+    auto is gptq for four bits and obr for sparse weights where there is data, else nearest, which takes no time: in
+    eight bits the others pay where layers have few inputs, as depthwise convolutions have."""
     products: bool = False
     """Quantize both operands of products of data, queries with keys and attention with values, too."""
     residuals: bool = True
@@ -70,9 +83,10 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         self._wishes()
         CALIBRATIONS.check(self.calibration)
-        ROUNDINGS.check(self.rounding)
-        if self.clip not in ("max", "mse"):
-            raise ValueError(f"clip must be max or mse, got {self.clip!r}")
+        if self.rounding != AUTO:
+            ROUNDINGS.check(self.rounding)
+        if self.clip not in (AUTO, "max", "mse"):
+            raise ValueError(f"clip must be auto, max or mse, got {self.clip!r}")
         if not 0 < self.percentile <= 100:
             raise ValueError(f"percentile must be above 0 and at most 100, got {self.percentile}")
         if self.damping < 0 or self.positions < 0 or self.block < 0:
@@ -85,12 +99,15 @@ class Quantize(Pass):
         if not layers:
             return 0
         raise_opset(graph, _opset(layers))
-        if self.rounding not in DATA_FREE:
+        if self.rounding not in (AUTO, *DATA_FREE):
             context.needed_source(f"rounding={self.rounding}")
         sites = placement.place(placement.Plan(known, layers), self._rules())
-        methods = Methods(self.rounding, self.clip, self.damping, self.positions)
-        coded = Coder(graph, methods, context).run(layers)
+        # Those that are fitted to data change what flows through the model; the others wait until that is measured.
+        ways = self._ways(layers, context)
+        fitted = [one for one in ways if one[0] not in DATA_FREE or (one[1] == "mse" and context.source is not None)]
+        coded = self._coded(graph, {way: ways[way] for way in fitted}, context)
         emitter = Emitter(graph, self._ranges(graph, sites, context))
+        coded |= self._coded(graph, {way: some for way, some in ways.items() if way not in fitted}, context)
         for site in sites:
             kind = known.types.get(site.value, site.value.type)
             dtype = kind.dtype if isinstance(kind, TensorType) else layers[0].use.tensor.dtype
@@ -120,29 +137,75 @@ class Quantize(Pass):
             rules.append(placement.residual_shortcuts)
         return [*rules, placement.sparse_outputs]
 
+    def _ways(self, layers: Sequence[Layer], context: Context) -> dict[Way, list[Layer]]:
+        """Layers by how their weights get their codes."""
+        ways: dict[Way, list[Layer]] = {}
+        for layer in layers:
+            ways.setdefault((self._rounding(layer, context), self._clip(layer)), []).append(layer)
+        return ways
+
+    def _coded(self, graph: Graph, ways: Mapping[Way, Sequence[Layer]], context: Context) -> dict[Layer, Coded]:
+        found: dict[Layer, Coded] = {}
+        for (rounding, clip), some in ways.items():
+            methods = Methods(rounding, clip, self.damping, self.positions)
+            found.update(Coder(graph, methods, context).run(some))
+        return found
+
+    def _clip(self, layer: Layer) -> Clip:
+        automatic: Clip = "mse" if layer.format.grid.bits <= FEW else "max"
+        return automatic if self.clip == "auto" else self.clip
+
+    def _rounding(self, layer: Layer, context: Context) -> str:
+        if self.rounding != AUTO:
+            return self.rounding
+        if context.source is None:
+            return "nearest"
+        if SparsityScheme.of(layer.weight) is not None:
+            return "obr"
+        return "gptq" if layer.format.grid.bits <= FEW else "nearest"
+
     def _ranges(self, graph: Graph, sites: Sequence[placement.Site], context: Context) -> dict[str, float]:
         """The largest magnitude that is kept of each value, by name, from one walk over the data."""
+        types = context.facts.get(known_fact).types
         values = list(dict.fromkeys(site.value for site in sites if site.format.levels != "power"))
         if not values:
             return {}
         how = CALIBRATIONS[self.calibration]
-        seen = {name: how.statistic() for name in sorted(value.name for value in values)}
+        plain = CALIBRATIONS[how.of_floats or self.calibration]
+        floats = {site.value.name for site in sites if site.format.grid.mantissa is not None}
+        ways = {name: plain if name in floats else how for name in sorted(value.name for value in values)}
+        seen = {name: way.statistic() for name, way in ways.items()}
         runner, source = context.needed_runner("quantize"), context.needed_source("quantize")
         watchers = {name: [one] for name, one in seen.items()}
-        capture(graph, source, runner, watchers, CaptureOptions(progress=context.progress))
-        amax = {name: float(how.amax(one, self.percentile)) for name, one in seen.items()}
+        capture(graph, source, runner, watchers, CaptureOptions(_limit(values, types), context.progress))
+        amax = {name: float(ways[name].amax(one, self.percentile)) for name, one in seen.items()}
         for group in placement.sharing(graph, values):
             largest = max(amax[value.name] for value in group)
             amax.update({value.name: largest for value in group})
         return amax
 
 
+def _limit(values: Sequence[Value], types: Mapping[Value, ValueType]) -> int | None:
+    """What capture may hold: no limit where shapes are known, and say that all values fit, so that it need not look."""
+    limit = DEFAULTS.memory_limit or 0
+    total = 0
+    for kind in (types.get(value, value.type) for value in values):
+        shape = kind.shape if isinstance(kind, TensorType) else None
+        sizes = [dim for dim in shape or (None,) if isinstance(dim, int)]
+        if shape is None or len(sizes) < len(shape):
+            return limit
+        total += 4 * math.prod(sizes)
+    return None if total <= limit else limit
+
+
 def _report(layer: Layer, coded: Coded, context: Context) -> None:
     use, name = layer.use, layer.weight.name
-    axis = use.produced if layer.block is None else use.contracted
+    axis = None if layer.whole else use.produced if layer.block is None else use.contracted
     context.manifest.scale(name, Scale(layer.format.name, coded.scale, axis=axis, block=layer.block))
     context.manifest.exact = False
-    columns: dict[str, object] = {"weight": name, "format": layer.format.name, "axis": axis}
+    columns: dict[str, object] = {"weight": name, "format": layer.format.name}
+    if axis is not None:
+        columns["axis"] = axis
     if layer.block is not None:
         columns["block"] = layer.block
     scale_bits = use.tensor.dtype.bits
