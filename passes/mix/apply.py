@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from glob import escape
 from typing import Literal
 
 from secateur.ir.graph import Graph
@@ -58,12 +59,12 @@ def put_into_effect(graph: Graph, plan: Plan, means: Means, context: Context) ->
 
 def _passes(plan: Plan, means: Means) -> list[Pass]:
     found: list[Pass] = []
-    sparse = tuple(f"{literal(name)}:{SPARSE}" for name, option in plan.items() if option.sparse)
+    sparse = tuple(f"{escape(name)}:{SPARSE}" for name, option in plan.items() if option.sparse)
     if sparse:
         # A criterion that is named goes without refinement of its masks.
         criterion = "sparsegpt" if means.quick else "auto"
         found.append(Sparsify("dense", sparse, criterion=criterion, positions=means.positions))
-    formats = tuple(f"{literal(name)}:{option.format.name}" for name, option in plan.items() if option.format)
+    formats = tuple(f"{escape(name)}:{option.format.name}" for name, option in plan.items() if option.format)
     if formats:
         found.append(
             Quantize(
@@ -76,8 +77,3 @@ def _passes(plan: Plan, means: Means) -> list[Pass]:
             )
         )
     return found
-
-
-def literal(name: str) -> str:
-    """A glob that fits this name alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -26,11 +25,12 @@ from secateur.ir.rules.known import Known
 from secateur.ir.sizes import with_sizes
 from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
+from secateur.passes.facts import Facts
 from secateur.passes.layers.answers import some_samples
 from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.manifest import Manifest
 from secateur.passes.mix import mix
-from secateur.passes.mix.apply import literal
+from secateur.passes.mix.apply import put_into_effect
 from secateur.passes.mix.budget import Budget
 from secateur.passes.mix.candidates import candidates
 from secateur.passes.mix.costs import Device, byte_costs, latency_costs, total_bytes
@@ -313,8 +313,15 @@ def test_information_tells_layers_that_matter_from_others() -> None:
 
 
 def test_names_are_names_and_no_globs() -> None:
-    for name in ("a[0].w", "a*", "what?", "[x]"):
-        assert fnmatchcase(name, literal(name)) and not fnmatchcase("a0.w", literal(name))
+    graph = Graph()
+    x = add_input(graph, "x", ["n", 32])
+    for name in ("a[0]", "a0"):
+        x = emit(graph, "MatMul", [x, add_constant(graph, name, np.eye(32, dtype=np.float32))]).output
+    graph.set_interface(outputs=[x])
+    means = make_pass("mix-precision")._means()  # type: ignore[attr-defined]
+    assert set(put_into_effect(graph, {"a[0]": Option.parse("int8-block")}, means, Context(facts=Facts(graph)))) == {
+        "a[0]"
+    }
 
 
 @pytest.mark.parametrize(
