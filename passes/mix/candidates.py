@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from secateur.ir.node import Value
@@ -11,10 +11,9 @@ from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse, strangers, weight_uses
 from secateur.passes.context import Context
 from secateur.passes.mix.options import KEEP, SPARSE, Option
-from secateur.passes.quantize.layers import Layer, Wishes, choose_layers
-from secateur.passes.report import Entry
+from secateur.passes.quantize.layers import Layer, Wishes, sorted_layers
 from secateur.passes.sparsify.patterns import parse_pattern
-from secateur.passes.sparsify.spots import Demands, Spot, spots_of
+from secateur.passes.sparsify.spots import Demands, Spot, sorted_spots
 
 
 @dataclass(frozen=True)
@@ -57,36 +56,33 @@ class Choosable:
 
 def candidates(known: Known, options: Sequence[Option], context: Context) -> list[Choosable]:
     """All weights that have a choice, in the order of the model; notes for those that have none, with the reason."""
-    silent = replace(context, report=Entry(""))
     by_format: dict[str, dict[Value, list[Layer]]] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[Value, str] = {}
     for one in options:
         if one.format is not None and one.format.name not in by_format:
-            silent.report = Entry("")
             found: dict[Value, list[Layer]] = {}
-            for layer in choose_layers(known, Wishes(one.format), silent):
+            layers, refused = sorted_layers(known, Wishes(one.format))
+            for layer in layers:
                 found.setdefault(layer.weight, []).append(layer)
             by_format[one.format.name] = found
-            _remember(reasons, silent.report.notes)
+            _remember(reasons, refused)
     spots: dict[Value, Spot] = {}
     if any(one.sparse for one in options):
-        silent.report = Entry("")
-        spots = {spot.weight: spot for spot in spots_of(known, Demands(parse_pattern(SPARSE)), silent)}
-        _remember(reasons, silent.report.notes)
+        found_spots, refused = sorted_spots(known, Demands(parse_pattern(SPARSE)))
+        spots = {spot.weight: spot for spot in found_spots}
+        _remember(reasons, refused)
     able = {*spots, *(value for found in by_format.values() for value in found)}
     weights = [value for value in dict.fromkeys(use.weight for use in weight_uses(known)) if value in able]
     chosen = [_choosable(known, value, options, by_format, spots.get(value)) for value in weights]
-    named = {one.candidate.name for one in chosen}
-    for name, reason in reasons.items():
-        if name not in named:
-            context.note(f"{name} has no choice: {reason}")
+    for weight, reason in reasons.items():
+        if weight not in able:
+            context.note(f"{weight.name} has no choice: {reason}")
     return chosen
 
 
-def _remember(reasons: dict[str, str], notes: Sequence[str]) -> None:
-    for note in notes:
-        name, _, reason = note.partition(" stays ")
-        reasons.setdefault(name, reason.partition(": ")[2])
+def _remember(reasons: dict[Value, str], refused: Sequence[tuple[Value, str]]) -> None:
+    for weight, reason in refused:
+        reasons.setdefault(weight, reason)
 
 
 def _choosable(

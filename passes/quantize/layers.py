@@ -94,24 +94,38 @@ def choose_layers(known: Known, wishes: Wishes, context: Context) -> list[Layer]
     Raises:
         RefusedError: a glob fits no weight.
     """
+    layers, refused = sorted_layers(known, wishes)
+    for weight, reason in refused:
+        context.note(f"{weight.name} stays in float: {reason}")
+    for layer in layers:
+        if layer.whole:
+            context.note(f"{layer.weight.name} gets one scale: TensorRT computes {layer.use.op} in float with several")
+    return layers
+
+
+def sorted_layers(known: Known, wishes: Wishes) -> tuple[list[Layer], list[tuple[Value, str]]]:
+    """The layers to quantize, in the order of their ops, and the weights that stay in float, with the reasons.
+
+    Raises:
+        RefusedError: a glob fits no weight.
+    """
     readers: dict[tuple[object, ...], list[WeightUse]] = {}
     for use in weight_uses(known):
         if not is_quantized(use):
             key = (use.weight, use.chain, use.order, use.rows, use.contracted, use.groups)
             readers.setdefault(key, []).append(use)
     _check_names(wishes, [uses[0].weight.name for uses in readers.values()])
-    found = []
+    layers: list[Layer] = []
+    refused: list[tuple[Value, str]] = []
     for uses in readers.values():
         use, wanted = uses[0], wishes.of(uses[0].weight.name)
         block = wanted.fitting_block(use.inputs) if wanted is not None and wanted.is_blocked else None
         if reason := _refusal(known, uses, wanted, block):
-            context.note(f"{use.weight.name} stays in float: {reason}")
+            refused.append((use.weight, reason))
         elif wanted is not None:
             whole = not wanted.is_blocked and any(_is_split_into_heads(known.graph, one) for one in uses)
-            if whole:
-                context.note(f"{use.weight.name} gets one scale: TensorRT computes {use.op} in float with several")
-            found.append(Layer(tuple(uses), wanted, block, whole))
-    return found
+            layers.append(Layer(tuple(uses), wanted, block, whole))
+    return layers, refused
 
 
 def is_quantized(use: WeightUse) -> bool:

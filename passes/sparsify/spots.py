@@ -110,18 +110,31 @@ def spots_of(known: Known, demands: Demands, context: Context) -> list[Spot]:
     Raises:
         RefusedError: a glob fits no weight.
     """
+    spots, refused = sorted_spots(known, demands)
+    for weight, reason in refused:
+        context.note(f"{weight.name} stays dense: {reason}")
+    return spots
+
+
+def sorted_spots(known: Known, demands: Demands) -> tuple[list[Spot], list[tuple[Value, str]]]:
+    """The weights that may become sparse, in the order of their ops, and those that stay dense, with the reasons.
+
+    Raises:
+        RefusedError: a glob fits no weight.
+    """
     by_weight: dict[Value, list[WeightUse]] = {}
     for use in weight_uses(known):
         by_weight.setdefault(use.weight, []).append(use)
     _check_names(demands, [weight.name for weight in by_weight])
-    found = []
+    spots: list[Spot] = []
+    refused: list[tuple[Value, str]] = []
     for weight, uses in by_weight.items():
         pattern = demands.of(weight.name)
         if reason := _refusal(known.graph, weight, uses, demands, pattern):
-            context.note(f"{weight.name} stays dense: {reason}")
+            refused.append((weight, reason))
         else:
-            found.append(Spot(tuple(uses), pattern))
-    return found
+            spots.append(Spot(tuple(uses), pattern))
+    return spots, refused
 
 
 def steps_of(spots: Sequence[Spot]) -> list[list[int]]:

@@ -369,3 +369,24 @@ def random_feeds(graph: Graph, seed: int = 0) -> dict[str, NDArray[Any]]:
         else:
             feeds[value.name] = np.asarray(random.integers(0, 2, shape)).astype(kind.dtype.numpy)
     return feeds
+
+
+def packed_heads() -> Graph:
+    """x [3, 11, 64] through one product to queries, keys and values, each reshaped to heads: as in GPT-2."""
+    graph = Graph()
+    x = add_input(graph, "x", [3, 11, 64])
+    weight = add_constant(graph, "w", np.random.default_rng(0).normal(size=(64, 192)).astype(np.float32))
+    biased = emit(
+        graph, "Add", [emit(graph, "MatMul", [x, weight]).output, add_constant(graph, "b", np.ones(192, np.float32))]
+    )
+    parts = emit(graph, "Split", [biased.output], {"axis": 2, "num_outputs": 3}, outputs=["q", "k", "v"])
+    heads = add_constant(graph, "heads", np.array([3, 11, 4, -1]))
+    made = [emit(graph, "Reshape", [part, heads]).output for part in parts.outputs]
+    made = [
+        emit(graph, "Transpose", [one], {"perm": [0, 2, 1, 3]}, outputs=[f"y{at}"]).output
+        for at, one in enumerate(made)
+    ]
+    for one in made:
+        one.type = TensorType(DataType.FLOAT32, (3, 4, 11, 16))
+    graph.set_interface(outputs=made)
+    return graph

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.convolutional import Net
+from helpers.graphs import packed_heads
 from helpers.sparse_problems import satisfies
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
@@ -310,6 +311,13 @@ def test_information_tells_layers_that_matter_from_others() -> None:
     trials = Trials.of(graph, meanings(known(graph)), 8, means, context)
     high, low = layer_information(trials, [one.candidate for one in chosen])
     assert high.nats > 1.0 and low.corrected < 0.3 * high.corrected
+
+
+def test_a_remark_on_a_weight_is_no_reason_for_it_to_have_no_choice() -> None:
+    graph, context = packed_heads(), Context()
+    chosen = candidates(known(graph), (KEEP, Option.parse("int8")), context)
+    assert [one.candidate.name for one in chosen] == ["w"]
+    assert context.report.notes == []
 
 
 def test_names_are_names_and_no_globs() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.convolutional import Net
+from helpers.graphs import packed_heads
 from helpers.sparse_problems import satisfies
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
@@ -158,31 +159,10 @@ def test_a_convolution_takes_no_blocks() -> None:
     assert all("Conv in float" in note for note in result.report.entries[0].notes)
 
 
-def _packed() -> Graph:
-    """x [3, 11, 64] through one product to queries, keys and values, each reshaped to heads: as in GPT-2."""
-    graph = Graph()
-    x = add_input(graph, "x", [3, 11, 64])
-    weight = add_constant(graph, "w", np.random.default_rng(0).normal(size=(64, 192)).astype(np.float32))
-    biased = emit(
-        graph, "Add", [emit(graph, "MatMul", [x, weight]).output, add_constant(graph, "b", np.ones(192, np.float32))]
-    )
-    parts = emit(graph, "Split", [biased.output], {"axis": 2, "num_outputs": 3}, outputs=["q", "k", "v"])
-    heads = add_constant(graph, "heads", np.array([3, 11, 4, -1]))
-    made = [emit(graph, "Reshape", [part, heads]).output for part in parts.outputs]
-    made = [
-        emit(graph, "Transpose", [one], {"perm": [0, 2, 1, 3]}, outputs=[f"y{at}"]).output
-        for at, one in enumerate(made)
-    ]
-    for one in made:
-        one.type = TensorType(DataType.FLOAT32, (3, 4, 11, 16))
-    graph.set_interface(outputs=made)
-    return graph
-
-
 def test_a_product_that_is_split_into_heads_gets_one_scale() -> None:
     data = np.random.default_rng(0).normal(size=(6, 11, 64)).astype(np.float32)
     result = run_pipeline(
-        _packed(),
+        packed_heads(),
         parse_pipeline("quantize"),
         Context(runner=OnnxRuntimeRunner, source=open_source({"x": data}, batch_size=3)),
     )
