@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from secateur.ir import wire
 from secateur.ir.errors import ModelError
-from secateur.ir.storage import Storage
+from secateur.ir.onnx_skeleton import skeleton
 
 
 def external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -22,11 +19,7 @@ def external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     Raises:
         ModelError: the file is missing, or not ONNX.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(wire.strip(Storage(path), secrets.token_bytes(16)))
-    except DecodeError as error:
-        raise ModelError(f"{path} is no ONNX model: {error}", hint="the file is damaged, or not ONNX") from None
+    model = skeleton(path)
     functions = (node for function in model.functions for node in function.node)
     tensors = (*_tensors(model.graph), *_attributes(functions))
     names = [entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"]

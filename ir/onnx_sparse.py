@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from secateur.ir import wire
-from secateur.ir.errors import ModelError
-from secateur.ir.storage import Storage
+from secateur.ir.onnx_skeleton import skeleton
 
 
 def sparse_initializers(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -20,11 +16,7 @@ def sparse_initializers(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         ModelError: the file is missing, or not ONNX.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(wire.strip(Storage(path), secrets.token_bytes(16)))
-    except DecodeError as error:
-        raise ModelError(f"{path} is no ONNX model: {error}", hint="the file is damaged, or not ONNX") from None
+    model = skeleton(path)
     return tuple(_names(model.graph))
 
 
