@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from secateur.calib.solvers.element_masks import keep_of, keep_share
 from secateur.calib.solvers.gptq import gptq, row_errors
-from secateur.calib.solvers.grids import INT4, INT8, nearest, scales_by_error, scales_by_range
-from secateur.calib.solvers.layer_advice import advise_layer, integer_grid
+from secateur.calib.solvers.grids import INT4, INT8, Grid, nearest, scales_by_error, scales_by_range
 from secateur.calib.solvers.masked_least_squares import masked_least_squares
 from secateur.calib.solvers.spending import (
     best_rounding,
@@ -36,6 +35,12 @@ def problem(seed: int, rows: int, columns: int) -> tuple[Any, Any]:
     random = np.random.default_rng(seed)
     x = random.normal(size=(3 * columns, columns)) @ random.normal(size=(columns, columns))
     return random.normal(size=(rows, columns)), x.T @ x
+
+
+def integer_grid(bits: int) -> Grid:
+    """Symmetric integers of any number of bits."""
+    largest = 2.0 ** (bits - 1) - 1
+    return {8: INT8, 4: INT4}.get(bits) or Grid(f"int{bits}", np.dtype(np.int8), largest, -largest - 1)
 
 
 def pruned(weight: Any, sparsity: float) -> Any:
@@ -191,43 +196,7 @@ def test_no_rounding_is_below_the_bound(seed: int, grid: Any) -> None:
     np.testing.assert_allclose(even, row_errors(3 * np.eye(8), weight, nearest(weight, scale, grid)))
 
 
-def test_advice_tells_what_was_measured() -> None:
-    weight, gram = problem(0, 12, 32)
-    advice = advise_layer(weight, gram, (8, 4, 2))
-    names = [way.name for way in advice.ways]
-    assert len(set(names)) == len(names)
-    ways = dict(zip(names, advice.ways, strict=True))
-    assert advice.verdicts[8] == advice.stored[8] == "quantize"
-    assert all(way.outputs <= way.most + 1e-6 for way in advice.ways)
-    single = weight.astype(np.float32)
-    plain = nearest(single, scales_by_range(single, INT8), INT8)
-    assert ways["int8 nearest"].weights == pytest.approx(sqnr(weight, plain))
-    assert ways["int8 nearest"].outputs == pytest.approx(sqnr(weight, plain, gram))
-    assert ways["0.50 magnitude"].weights == pytest.approx(sqnr(weight, pruned(weight, 0.5)), abs=1e-4)
-    assert ways["int4 descent"].outputs > ways["int4 nearest"].outputs
-    assert ways["0.50 magnitude, least squares"].outputs > ways["0.50 magnitude"].outputs
-    assert [ways[name].bits for name in ("2:4", "2:4 int8", "int4 blocks", "nvfp4")] == [9, 5, 4.125, 4.5]
-    assert all(way.fast == (way.kind != "prune" or way.name[0] == "2") for way in advice.ways if way.nominal != 2)
-
-
-def test_advice_without_inputs_is_about_weights() -> None:
-    weight, _ = problem(1, 9, 24)
-    advice = advise_layer(weight, rows=4)
-    assert all(way.outputs == way.weights for way in advice.ways)
-    assert not any("squares" in way.name or "gptq" in way.name for way in advice.ways)
-    # A few rows of very heavy tails, in two bits.
-    heavy = np.random.default_rng(2).standard_t(1.2, (4, 4000))
-    assert advise_layer(heavy, bits=(2,)).verdicts == {2: "prune"}
-    assert advise_layer(np.zeros((2, 8)), bits=(8,)).verdicts == {8: "tie"}
-    # Columns that are no multiple of four have no 2:4.
-    assert not any(way.name.startswith("2:4") for way in advise_layer(weight[:, :7]).ways)
-
-
 def test_what_is_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="integer grids"):
-        integer_grid(9)
-    with pytest.raises(ValueError, match="one row"):
-        advise_layer(np.ones((2, 4)), rows=0)
     with pytest.raises(ValueError, match="share of zeros"):
         pruning_error(1.5)
     with pytest.raises(ValueError, match="density"):

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secateur.calib.solvers.spending import decibels
+from secateur.calib.solvers.element_masks import keep_share
+from secateur.calib.solvers.grids import INT8, nearest, scales_by_range
+from secateur.calib.solvers.spending import decibels, sqnr
 from secateur.passes.mix.advice import verdict_of
 from secateur.passes.mix.spending import WAYS, Energies, Layer, spend
 
@@ -96,6 +98,24 @@ def test_heavy_tails_with_few_bits_are_better_pruned() -> None:
 
     assert apart(random.normal(size=(32, 512))) > 10
     assert apart(random.standard_t(2, size=(32, 512))) < 6
+
+
+def test_ways_are_what_they_are_called_and_take_what_they_store() -> None:
+    layer = _layer(np.random.default_rng(0).normal(size=(12, 256)))
+    found = _found(layer)
+    plain = nearest(layer.weight, scales_by_range(layer.weight, INT8).astype(np.float64), INT8)
+    halved = np.where(keep_share(np.abs(layer.weight), 0.5, "row"), layer.weight, 0)
+    for name, made in (("int8 nearest", plain), ("50 % magnitude", halved)):
+        weights, outputs, _ = _db(found[name])
+        assert weights == pytest.approx(sqnr(layer.weight, made), abs=1e-4)
+        assert outputs == pytest.approx(sqnr(layer.weight, made, layer.held_out), abs=1e-4)
+    stored = [found[name].stored for name in ("2:4 magnitude", "int4 nearest", "nvfp4 nearest")]
+    assert stored == [9, 4.125, 4.5]
+    assert found["2:4 + int8"].stored == pytest.approx(5 + 16 / 256)
+
+
+def test_columns_that_are_no_multiple_of_four_have_no_pattern() -> None:
+    assert not any(name.startswith("2:4") for name in _found(_layer(np.random.default_rng(1).normal(size=(9, 7)))))
 
 
 def test_zeros_that_are_there_stay() -> None:
