@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.refit.parts import movable, shared_parts, weights_of
+from secateur.passes.refit.readout import narrowed
 from secateur.passes.refit.split import Split, is_divisible
 from secateur.passes.refit.targets import Targets
 
@@ -78,13 +79,14 @@ class RefitBlocks(Pass):
         if not any(held_out):
             context.note("too few samples to hold some out: those that are fitted on judge the fit, too")
         fed = augmented(split, roles(graph), self.augment, context.seed)
-        known, dense = context.facts.get(known_fact), known_fact(context.original)
+        known, dense = narrowed(context.facts.get(known_fact), known_fact(context.original))
+        names = {value.name for value in graph.constants()}
         parts = shared_parts(known, dense, self.span, split, factory)
-        chosen = {part: weights_of(known, part) for part in parts}
+        chosen = {part: [one for one in weights_of(known, part) if one.name in names] for part in parts}
         wanted = [part for part in parts if chosen[part] and context.allow("refit", part.ops[-1])]
         if not wanted:
             context.note("no block with weights ends with a value that the original model has in the same shape")
-        targets, fitted = Targets(context.original, fed, factory), 0
+        targets, fitted = Targets(dense.graph, fed, factory), 0
 
         def visit(stage: Stage) -> None:
             nonlocal fitted
@@ -94,8 +96,9 @@ class RefitBlocks(Pass):
             fitted += self._fit(stage, chosen[stage.block], examples, tuner, context)
 
         if wanted:
-            capture_blocks(graph, fed, factory, wanted, visit)
+            capture_blocks(known.graph, fed, factory, wanted, visit)
         context.progress(self.name, len(wanted), len(wanted))
+        _carry(graph, [value for part in wanted for value in chosen[part]])
         context.manifest.exact &= not fitted
         return fitted
 
@@ -137,6 +140,14 @@ def step_samples(batch_size: int, example: Example) -> int:
     """How many samples make a step: fewer where they are sequences, targets [samples, positions, width]."""
     shape = example.target.shape
     return max(1, batch_size * POSITIONS // max(POSITIONS, shape[1])) if len(shape) == 3 else batch_size
+
+
+def _carry(graph: Graph, fitted: Iterable[Value]) -> None:
+    """Gives the weights of a graph what was fitted in a clone of it; those of the graph itself have it."""
+    for value in fitted:
+        own = graph[value.name]
+        if value.const is not None and own.const is not value.const:
+            own.set_const(value.const)
 
 
 def _write(weights: Sequence[Value], found: Mapping[str, object]) -> bool:
