@@ -20,17 +20,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pruning import HERE, Result, measure
-from quality import quantized, table
-from quality.task import CACHE
+from quality import layout, quantized, table
+from quality.task import Task
 from rich.console import Console
-from rich.table import Column, Table
 
 BOOK = table.Book(HERE / "results" / "quality_quantized.json")
-LIMIT = 1800
-"""Seconds for one cell."""
 
 
 def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
@@ -83,64 +79,44 @@ class Runner:
         return self.pythons[name]
 
 
-def show(results: Result, options: argparse.Namespace, console: Console) -> None:
-    """One table for each model."""
-    cells: list[dict[str, Any]] = results.get("cells", [])
-    for name, task in quantized.TASKS.items():
-        if name not in (options.models or quantized.TASKS):
-            continue
-        shown = Table("format", Column("method", overflow="fold"), title=task.title)
-        for heading in (*(metric.name for metric in task.metrics), "Q / DQ", "file MB", "processor s", "peak MB"):
-            shown.add_column(heading, justify="right")
-        known = [quantized.FLOAT, *quantized.METHODS, *quantized.PEERS]
-        for form in ("", *task.amounts):
-            rows = [one for one in cells if table.key(one)[:2] == (name, form) and one["method"] in known]
-            for one in sorted(rows, key=lambda row: known.index(row["method"])):
-                shown.add_row(form, one["method"], *figures(one, name))
-            if rows:
-                shown.add_section()
-        if shown.row_count:
-            console.print(shown)
+def known_methods(task: Task) -> list[str]:
+    """In the order of the rows."""
+    return [quantized.FLOAT, *quantized.METHODS, *quantized.PEERS]
 
 
-def figures(cell: Result, name: str) -> list[str]:
-    """The cells of a row behind its names."""
-    metrics = quantized.TASKS[name].metrics
-    if reason := cell.get("failure") or cell.get("skipped"):
-        return [reason[:60], *[""] * (len(metrics) + 3)]
-    scores = [format(cell["scores"][metric.name], metric.form) for metric in metrics]
-    pairs = f"{cell['quantizers']} / {cell['dequantizers']}" if "quantizers" in cell else "-"
-    took = [format(cell[key], ".0f") if key in cell else "-" for key in ("processor", "peak_mb")]
-    return [*scores, pairs, format(cell["file_mb"], ".1f"), *took]
+def pairs(row: Result) -> str:
+    """How many Q and DQ ops there are."""
+    return f"{row['quantizers']} / {row['dequantizers']}" if "quantizers" in row else "-"
+
+
+COLUMNS = {
+    "Q / DQ": pairs,
+    "file MB": layout.number("file_mb", ".1f"),
+    "processor s": layout.number("processor", ".0f"),
+    "peak MB": layout.number("peak_mb", ".0f"),
+}
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=tuple(quantized.TASKS), default=())
+    parser = layout.arguments(__doc__, quantized.TASKS, "stem of the tools' environments")
     parser.add_argument("--formats", nargs="+", choices=tuple(quantized.FORMATS), default=())
     rows = (quantized.FLOAT, *quantized.METHODS, *quantized.PEERS)
     parser.add_argument("--methods", nargs="+", choices=rows, default=(), metavar="ROW", help="; ".join(rows))
-    default = str(CACHE / "peers")
-    parser.add_argument("--peers", default=default, metavar="DIR", help="stem of the tools' environments, or none")
-    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds for a cell")
-    parser.add_argument("--resume", action="store_true", help="leave out cells that are finished")
-    parser.add_argument("--show", action="store_true", help="run nothing")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
         from quality.quantized_cell import measure as measure_cell
 
         print("RESULT " + json.dumps(measure_cell(*options.cell)))
         return
-    console = Console(width=None if sys.stdout.isatty() else 160)
     results = BOOK.read()
     if not options.show:
         done = table.finished(results) if options.resume else set()
+        console = layout.screen()
         with tempfile.TemporaryDirectory() as scratch:
             run = Runner(options, results, scratch, console)
             BOOK.fill(results, (cell for cell in wanted(options) if cell not in done), run, console)
-    show(results, options, console)
+    layout.Layout(quantized.TASKS, "format", known_methods, COLUMNS).show(results, options.models)
 
 
 if __name__ == "__main__":

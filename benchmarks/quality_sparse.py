@@ -20,17 +20,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pruning import HERE, Result, measure, peers_python
-from quality import reference, sparse, table
-from quality.task import CACHE
-from rich.console import Console
-from rich.table import Column, Table
+from quality import layout, reference, sparse, table
+from quality.task import Task
 
 BOOK = table.Book(HERE / "results" / "quality_sparse.json")
-LIMIT = 5400
-"""Seconds for one cell."""
+COLUMNS = {
+    "sparse %": layout.number("sparse", ".1f", 100),
+    "zeros %": layout.number("zeros", ".1f", 100),
+    "processor s": layout.number("processor", ".0f"),
+    "peak MB": layout.number("peak_mb", ".0f"),
+}
 
 
 def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
@@ -69,40 +70,14 @@ def run(cell: table.Cell, options: argparse.Namespace, python: str | None, scrat
     return made if "failure" in made else {**made, **measure([*here, file], options.limit)}
 
 
-def show(results: Result, options: argparse.Namespace, console: Console) -> None:
-    """One table for each model."""
-    cells: list[dict[str, Any]] = results.get("cells", [])
-    for name, task in sparse.TASKS.items():
-        if name not in (options.models or sparse.TASKS):
-            continue
-        shown = Table("pattern", Column("method", overflow="fold"), title=task.title)
-        for heading in (*(metric.name for metric in task.metrics), "sparse %", "zeros %", "processor s", "peak MB"):
-            shown.add_column(heading, justify="right")
-        known = [sparse.DENSE, *sparse.METHODS, *task.peers]
-        for pattern in ("", *sparse.PATTERNS):
-            rows = [one for one in cells if (one["model"], one["amount"]) == (name, pattern) and "skipped" not in one]
-            for one in sorted(rows, key=lambda row: known.index(row["method"])):
-                shown.add_row(pattern, one["method"], *figures(one, name))
-            if rows:
-                shown.add_section()
-        if shown.row_count:
-            console.print(shown)
-    for line in sorted({f"{one['method']}: {one['skipped']}" for one in cells if "skipped" in one}):
-        console.print(f"- {line}", markup=False, highlight=False)
+def known_methods(task: Task) -> list[str]:
+    """In the order of the rows."""
+    return [sparse.DENSE, *sparse.METHODS, *task.peers]
 
 
-def figures(cell: Result, name: str) -> list[str]:
-    """The cells of a row behind its names."""
-    metrics = sparse.TASKS[name].metrics
-    if reason := cell.get("failure"):
-        return [reason[:60], *[""] * (len(metrics) + 3)]
-    scores = [format(cell["scores"][metric.name], metric.form) for metric in metrics]
-    shares = [format(100 * cell[key], ".1f") if key in cell else "-" for key in ("sparse", "zeros")]
-    return [*scores, *shares, *(format(cell[key], ".0f") if key in cell else "-" for key in ("processor", "peak_mb"))]
-
-
-def fill(results: Result, options: argparse.Namespace, console: Console) -> None:
+def fill(results: Result, options: argparse.Namespace) -> None:
     """Runs what was asked for."""
+    console = layout.screen()
     done = table.finished(results) if options.resume else set()
     cells = [cell for cell in wanted(options) if cell not in done]
     python = None
@@ -120,28 +95,21 @@ def fill(results: Result, options: argparse.Namespace, console: Console) -> None
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=tuple(sparse.TASKS), default=())
+    parser = layout.arguments(__doc__, sparse.TASKS, "onnxsim's environment")
     parser.add_argument("--amounts", nargs="+", choices=tuple(sparse.PATTERNS), default=())
     rows = (*sparse.METHODS, *sparse.REFERENCES, *sparse.ONNXSIM)
     parser.add_argument("--methods", nargs="+", choices=rows, default=(), metavar="ROW", help="; ".join(rows))
-    parser.add_argument("--peers", default=str(CACHE / "peers"), metavar="DIR", help="onnxsim's environment, or none")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="checkouts of sparsegpt and wanda")
-    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds for a cell")
-    parser.add_argument("--resume", action="store_true", help="leave out cells that are finished")
-    parser.add_argument("--show", action="store_true", help="run nothing")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
         from quality.sparse_cell import measure as measure_cell
 
         print("RESULT " + json.dumps(measure_cell(*options.cell, reference=str(options.reference or ""))))
         return
-    console = Console(width=None if sys.stdout.isatty() else 150)
     results = BOOK.read()
     if not options.show:
-        fill(results, options, console)
-    show(results, options, console)
+        fill(results, options)
+    layout.Layout(sparse.TASKS, "pattern", known_methods, COLUMNS).show(results, options.models)
 
 
 if __name__ == "__main__":
