@@ -92,6 +92,10 @@ EXPERTS = _task(
     title="mixture of experts / Fashion-MNIST",
     model=lambda: trained("experts"),
     amounts={"half of the experts": "ratio=0.5, dims=experts, exact=false, align=1"},
-    methods=("", *(f"criterion={name}" for name in ("reap", "frequency", "expert-norm", "expert-norm-mean", "random"))),
+    methods=(
+        "",
+        *(f"criterion={name}" for name in ("reap", "frequency", "expert-norm", "expert-norm-mean", "random")),
+        "criterion=reap then refit-blocks{steps=200}",
+    ),
     peers=("onnxsim l2", "onnxsim wanda"),
 )

@@ -104,6 +104,7 @@ def judge(found: Array, dense: Array) -> dict[str, float]:
     }
 
 
+BY_BUDGET = ("allocation=sensitivity, augment=4", "augment=4 then refit-blocks{steps=100, augment=4}")
 TASK = Task(
     title="EfficientNet-Lite0 / other photographs",
     model=model,
@@ -111,7 +112,14 @@ TASK = Task(
     evaluate=evaluate,
     judge=judge,
     metrics=METRICS,
-    amounts={f"expanded channels -{share} %": f"units=EXPANDED:{share / 100}" for share in (10, 15, 20, 30)},
-    methods=methods.ALL,
+    amounts={
+        **{f"expanded channels -{share} %": f"units=EXPANDED:{share / 100}" for share in (10, 15, 20, 30)},
+        # What the rows above leave, spread by what is said of allocation.
+        **{
+            f"MACs -{100 * share:.1f} %": f"budget=macs:{1 - share}, dims=inner, align=1"
+            for share in (0.088, 0.132, 0.177, 0.266)
+        },
+    },
+    methods=(*methods.ALL, *BY_BUDGET),
     peers=("onnxsim l2", "onnxsim wanda"),
 )

@@ -35,7 +35,9 @@ def _sparsify(options: str = "") -> Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         DEFAULT: _sparsify(),
+        "default, augment": _sparsify("augment=4"),
         "default, refit-blocks": Method("sparsify{PATTERN},refit-blocks{steps=50}"),
+        "default, augment, refit-blocks": Method("sparsify{PATTERN, augment=4},refit-blocks{steps=50, augment=4}"),
         "permute, default": Method("permute{PATTERN},sparsify{PATTERN}", neighbours=True),
         "permute, default, refit-blocks": Method(
             "permute{PATTERN},sparsify{PATTERN},refit-blocks{steps=50}", neighbours=True

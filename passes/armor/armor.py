@@ -20,6 +20,7 @@ from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.matrix import bias_of, matrix_of, write_layer
 from secateur.passes.layers.problem import Problem
 from secateur.passes.layers.stages import walk
+from secateur.passes.layers.variations import varied
 from secateur.passes.sparsify.patterns import Dense, Neighbours, parse_named, parse_pattern
 from secateur.passes.sparsify.spots import Demands, Spot, spots_of, steps_of
 
@@ -66,6 +67,8 @@ class Armor(Pass):
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
+    augment: int = 0
+    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
 
     def __post_init__(self) -> None:
         demands = self._demands()
@@ -76,11 +79,12 @@ class Armor(Pass):
                 raise ValueError(f"a core is N:M with at most {CHOICES} choices a group, such as 2:4; got {pattern}")
         if self.block < 1 or not self.extra > 0:
             raise ValueError(f"block and extra must be positive, got {self.block} and {self.extra}")
-        if min(self.iterations, self.refits, self.positions) < 0 or self.damping < 0:
-            raise ValueError("iterations, refits, positions and damping must not be negative")
+        if min(self.iterations, self.refits, self.positions, self.augment, self.damping) < 0:
+            raise ValueError("iterations, refits, positions, augment and damping must not be negative")
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fits layer by layer, then wraps them all; returns how many."""
+        context = varied(context, graph, self.augment)
         found = spots_of(context.facts.get(known_fact), self._demands(), context)
         spots = [spot for spot in found if self._may(spot, context)]
         done: dict[int, Fitted] = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from secateur.calib.augment import augmented, roles
 from secateur.ir.dims.groups import groups
 from secateur.ir.dims.kinds import Roles
 from secateur.ir.errors import RefusedError
@@ -13,6 +12,7 @@ from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import EVERYTHING, Effect, Facet
+from secateur.passes.layers.variations import varied
 from secateur.passes.prune import allocation, criteria, repair
 from secateur.passes.prune.budget import Budget
 from secateur.passes.prune.facts import dims
@@ -101,8 +101,7 @@ class Prune(Pass):
             wanted = chosen(every, Roles(found), self.dims, self.exact, context)
         else:
             wanted = named(every, given, self.exact)
-        source = None if context.source is None else augmented(context.source, roles(graph), self.augment, context.seed)
-        work = Work(graph, found, self._methods(context), replace(context, source=source))
+        work = Work(graph, found, self._methods(context), varied(context, graph, self.augment))
         wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
         return untied + work.prune([units_of(found, group) for group in wanted], wishes, given)
 

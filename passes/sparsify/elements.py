@@ -19,6 +19,7 @@ from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.facts import Facts
 from secateur.passes.layers.gains import Question, gains
+from secateur.passes.layers.variations import varied
 from secateur.passes.sparsify import criteria, refine, repair
 from secateur.passes.sparsify.allocation import ALLOCATIONS, Wishes
 from secateur.passes.sparsify.gradients import measure
@@ -87,11 +88,13 @@ class Sparsify(Pass):
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
+    augment: int = 0
+    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
 
     def __post_init__(self) -> None:
         self._demands()
-        if self.damping < 0 or self.positions < 0 or self.batch < 0:
-            raise ValueError("damping, positions and batch must not be negative")
+        if min(self.damping, self.positions, self.batch, self.augment) < 0:
+            raise ValueError("damping, positions, batch and augment must not be negative")
         named = (
             (criteria.CRITERIA, self.criterion),
             (refine.REFINEMENTS, self.refine),
@@ -118,9 +121,10 @@ class Sparsify(Pass):
             context.note(f"no calibration data: weights are chosen by {methods.criterion}, and nothing is repaired")
         known = context.facts.get(known_fact)
         spots = spots_of(known, self._demands(self._gains(graph, context)), context)
-        found = Work(graph, spots, methods, self._wishes(), self.allocation, context, needs_data)
+        fed = varied(context, graph, self.augment)
+        found = Work(graph, spots, methods, self._wishes(), self.allocation, fed, needs_data)
         if chooser.needs_gradients:
-            found.gradients = measure(known, [spot.weight for spot in spots], context, f"criterion={self.criterion}")
+            found.gradients = measure(known, [spot.weight for spot in spots], fed, f"criterion={self.criterion}")
         return found.run() if spots else 0
 
     def _demands(self, found: Mapping[str, float | str] | None = None) -> Demands:
