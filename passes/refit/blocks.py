@@ -79,7 +79,7 @@ class RefitBlocks(Pass):
         if not any(held_out):
             context.note("too few samples to hold some out: those that are fitted on judge the fit, too")
         fed = augmented(split, roles(graph), self.augment, context.seed)
-        known, dense = narrowed(context.facts.get(known_fact), known_fact(context.original))
+        known, dense = narrowed(context.facts.get(known_fact), known_fact(context.original), context)
         names = {value.name for value in graph.constants()}
         parts = shared_parts(known, dense, self.span, split, factory)
         chosen = {part: [one for one in weights_of(known, part) if one.name in names] for part in parts}

@@ -1,4 +1,4 @@
-"""Wide last layers: narrow ones in their place give the same squared errors, and nothing of them is left behind."""
+"""Wide last layers: narrow ones in their place say what errors do to answers, and nothing of them is left behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from helpers.graphs import Net
+from scipy.special import log_softmax, softmax
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.backends.torch.tuning import TorchTuner
@@ -39,42 +40,70 @@ def _feeds(count: int, classes: int = 96) -> list[dict[str, np.ndarray]]:
     return [{"tokens": random.integers(0, classes, (10, 6))} for _ in range(count)]
 
 
+def _logits(graph: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    with _RUNNER(graph) as runner:
+        made = runner.run(feeds)["logits"]
+    return made.reshape(-1, made.shape[-1]).astype(np.float64)
+
+
 def _errors(dense: Graph, present: Graph) -> float:
     """The sum of squares between what two models give."""
     (feeds,) = _feeds(1)
-    with _RUNNER(dense) as first, _RUNNER(present) as second:
-        return float(np.square(first.run(feeds)["logits"] - second.run(feeds)["logits"], dtype=np.float64).sum())
+    return float(np.square(_logits(dense, feeds) - _logits(present, feeds)).sum())
+
+
+def _context(count: int) -> Context:
+    source = open_source([Batch(one) for one in _feeds(count)])
+    return Context(runner=_RUNNER, tuner=TorchTuner, source=source, seed=5)
+
+
+def _information(dense: Graph, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """By the definition: [classes, classes]."""
+    beliefs = softmax(_logits(dense, feeds), axis=1)
+    return np.mean([np.diag(one) - np.outer(one, one) for one in beliefs], axis=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("is_changed", [True, False])
-def test_squared_errors_are_the_same_numbers(tied: bool, is_changed: bool) -> None:
+def test_squared_errors_are_those_of_answers_in_the_fisher_metric(tied: bool, is_changed: bool) -> None:
     dense = _language_model(tied=tied)
     present = run_pipeline(dense, parse_pipeline(PRUNE)).graph
     if is_changed and not tied:
         weight = present["head"].const
         assert weight is not None
         present["head"].set_const(Tensor(np.round(weight.numpy(), 1)))
-    small, wanted = (one.graph for one in narrowed(known(present), known(dense)))
+    small, wanted = (one.graph for one in narrowed(known(present), known(dense), _context(1)))
     (feeds,) = _feeds(1)
-    with _RUNNER(small) as runner:
-        width = runner.run(feeds)["logits"].shape[-1]
-    assert width == (32 if is_changed and not tied else 16)
-    np.testing.assert_allclose(_errors(wanted, small), _errors(dense, present), rtol=1e-5)
-    assert _errors(dense, present) > 1
+    assert _logits(small, feeds).shape[1] == (32 if is_changed and not tied else 16)
+    some = {"tokens": np.stack([feeds["tokens"][at] for at in (0, 1, 3, 4, 5, 6, 8, 9)])}
+    difference = _logits(present, feeds) - _logits(dense, feeds)
+    expected = np.einsum("ni,ij,nj->", difference, _information(dense, some), difference)
+    np.testing.assert_allclose(_errors(wanted, small), expected, rtol=1e-4)
+
+
+def test_half_the_squared_error_is_the_divergence_of_close_answers() -> None:
+    net = _language_model()
+    close = net.clone()
+    weight = close["down"].const
+    assert weight is not None
+    close["down"].set_const(Tensor(weight.numpy() * np.float32(1.01)))
+    small, wanted = (one.graph for one in narrowed(known(close), known(net), _context(1)))
+    (feeds,) = _feeds(1)
+    ours, theirs = (log_softmax(_logits(graph, feeds), axis=1) for graph in (close, net))
+    divergence = float((np.exp(theirs) * (theirs - ours)).sum())
+    np.testing.assert_allclose(_errors(wanted, small) / 2, divergence, rtol=0.1)
 
 
 @pytest.mark.parametrize("classes", [8, 32])
 def test_what_is_not_wide_stays(classes: int) -> None:
     dense = known(_language_model(classes))
-    assert narrowed(dense, dense) == (dense, dense)
+    assert narrowed(dense, dense, _context(1)) == (dense, dense)
 
 
 def test_the_fitted_model_keeps_its_head() -> None:
     dense = _language_model(tied=False)
-    context = Context(runner=_RUNNER, tuner=TorchTuner, source=open_source([Batch(one) for one in _feeds(6)]), seed=5)
     pruned = run_pipeline(dense, parse_pipeline(PRUNE)).graph
-    done = run_pipeline(dense, parse_pipeline(f"{PRUNE},refit-blocks{{steps=60,rate=0.03}}"), context)
+    done = run_pipeline(dense, parse_pipeline(f"{PRUNE},refit-blocks{{steps=60,rate=0.03}}"), _context(6))
     assert done.report.entries[-1].rewrites
     assert _errors(dense, done.graph) < 0.9 * _errors(dense, pruned)
     for name in ("head", "table"):
