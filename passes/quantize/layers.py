@@ -13,6 +13,7 @@ from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
 from secateur.ir.rules.known import Known
+from secateur.ir.rules.packed_heads import is_packed
 from secateur.ir.rules.weights import WeightUse, weight_uses
 from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
@@ -123,7 +124,7 @@ def sorted_layers(known: Known, wishes: Wishes) -> tuple[list[Layer], list[tuple
         if reason := _refusal(known, uses, wanted, block):
             refused.append((use.weight, reason))
         elif wanted is not None:
-            whole = not wanted.is_blocked and any(_is_split_into_heads(known.graph, one) for one in uses)
+            whole = not wanted.is_blocked and any(not one.taps and is_packed(known, one.op) for one in uses)
             layers.append(Layer(tuple(uses), wanted, block, whole))
     return layers, refused
 
@@ -187,21 +188,6 @@ def _not_last(known: Known, uses: Sequence[WeightUse], wanted: Format) -> str | 
         if use.port != 1 or rank is None or use.data_axis % rank != rank - 1:
             return f"the input channels of {use.op} are not the last axis of its data"
     return None
-
-
-def _is_split_into_heads(graph: Graph, use: WeightUse) -> bool:
-    """Queries, keys and values from one product: seen in TensorRT-RTX 1.7 where the parts go on to be reshaped."""
-    made = use.op.output
-    while made not in graph.outputs and len(readers := graph.uses(made)) == 1:
-        op, port = readers[0]
-        if op.key == ("", "Split"):
-            parts = (reader for value in op.outputs if value is not None for reader, _ in graph.uses(value))
-            return not use.taps and any(reader.op_type in ("Reshape", "Transpose") for reader in parts)
-        is_bias = op.key == ("", "Add") and graph.constant(op.inputs[1 - port]) is not None
-        if not (is_bias or (op.key in (("", "Reshape"), ("", "Identity")) and port == 0)):
-            return False
-        made = op.output
-    return False
 
 
 def _is_finite(tensor: Tensor) -> bool:

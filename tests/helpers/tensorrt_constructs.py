@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 from helpers import tensorrt_models as models
+from helpers import tensorrt_packed as packed
 from helpers.tensorrt_models import FLOAT, INT64, value
 from onnx import TensorProto, helper, numpy_helper
 
@@ -296,6 +297,8 @@ def _taken() -> Iterator[Construct]:
     yield Construct("int8 inputs and outputs", _integer_io, "taken", "int8")
     yield Construct("float8 conv of 4x8", lambda: models.float8_conv(4, 8), "taken", "int8")
     yield Construct("float8 matmul", models.float8_matmul, "taken", "int8")
+    for name, make in packed.MISSED.items():
+        yield Construct(f"packed heads: {name}", make, "taken", "int8")
     for block in (16, 128):
         yield Construct(f"int4 blocks of {block}", lambda block=block: blocks(TensorProto.INT4, block), "taken")
     yield Construct("lstm", _lstm, "taken")
@@ -368,6 +371,8 @@ def _silent() -> Iterator[Construct]:
     yield Construct("float8 conv of 7x7", lambda: models.float8_conv(7, 7), "changed", "float")
     yield Construct("float8 conv of 1x33", lambda: models.float8_conv(1, 33), "changed", "float")
     yield Construct("quantized ConvTranspose", lambda: quantized("ConvTranspose"), "changed", "float")
+    for name, make in packed.MATCHED.items():
+        yield Construct(f"packed heads: {name}", make, "changed", "float")
     yield Construct("weight only", lambda: quantized(axis=0, activation=False), "slower", "float")
     yield Construct("activation only", lambda: quantized(weight=False), "slower", "float")
     yield Construct("int4 for each channel", lambda: blocks(TensorProto.INT4, 0), "slower")

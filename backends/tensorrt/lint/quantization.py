@@ -12,6 +12,7 @@ from secateur.backends.tensorrt.lint.finding import Severity, Source
 from secateur.backends.tensorrt.lint.rule import Rule
 from secateur.backends.tensorrt.lint.site import Site, dtype_of, is_zero
 from secateur.ir.node import Op
+from secateur.ir.rules.packed_heads import is_packed
 from secateur.ir.types import DataType
 
 _QUANTIZE = ("QuantizeLinear", "com.microsoft::QuantizeLinear")
@@ -162,6 +163,16 @@ def _wrong_axis(site: Site) -> str | None:
     return f"the scales of its weight lie along axis {axis}, not {expected}, so it is dequantized and computed in float"
 
 
+def _packed(site: Site) -> str | None:
+    """A fused attention takes the place of the product, and has no kernel with a scale for each channel."""
+    operands = dict(_operands(site))
+    if len(operands) < 2 or not _is_weight(site, operands[1]) or _scale_axis(site, operands[1]) is None:
+        return None
+    if not is_packed(site.known, site.op):
+        return None
+    return "it makes queries, keys and values with a scale for each channel, so it is dequantized and computed in float"
+
+
 def _transposed(site: Site) -> str | None:
     made = dict(_operands(site))
     return "a quantized ConvTranspose is computed in float" if len(made) == 2 else None
@@ -217,6 +228,13 @@ RULES: tuple[Rule, ...] = (
         ("Conv", "Gemm", "MatMul"),
         _wrong_axis,
         "give the weight one scale for each output channel",
+        Source.ENGINE,
+        Severity.CHANGED,
+    ),
+    Rule(
+        ("Gemm", "MatMul"),
+        _packed,
+        "give the weight one scale (the pass quantize does), or make queries, keys and values by products of their own",
         Source.ENGINE,
         Severity.CHANGED,
     ),

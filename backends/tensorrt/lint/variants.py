@@ -135,6 +135,11 @@ def _split(site: Site) -> str | None:
     return f"{parts} equal parts of {size} leave less than nothing for the last"
 
 
+_SAME_RANK = (
+    "reshape what the branches give to the same number of axes; where sizes decide, fix those of the inputs and run the "
+    "pass clean, which leaves one branch"
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         ("Attention", "BatchNormalization", "LayerNormalization", "MaxPool"),
@@ -165,6 +170,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("Upsample",), _float_shape(1, "scales"), "make the scales a constant, or give sizes with Resize"),
     Rule(("Resize",), _resize_axes, "make the scales a constant"),
     Rule(("Range",), _range, "count in int64, and cast the range"),
-    Rule(("If",), _branch_ranks, "reshape what the branches give to the same number of axes", Source.BUILDER),
+    Rule(("If",), _branch_ranks, _SAME_RANK, Source.BUILDER),
     Rule(("Split",), _split, "give the sizes of the parts"),
 )
