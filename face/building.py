@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from secateur.backends.tensorrt.progress import ProgressCallback
 from secateur.feeding import ModelLike, graph_of, refuse_unknown, title_of
 from secateur.ir import Graph
 from secateur.ir.files import check_writable
+from secateur.ir.scratch import scratch_folder
 from secateur.payoff import payoff
 from secateur.text import Shown, amount, heading, notes, pairs, table
 
@@ -137,8 +137,8 @@ def build(
     options, origin = options_of(target, compute_capability, shapes, **extras)
     if not isinstance(model, Graph):
         return _reported(build_engine(model, output, options, origin=origin), model)
-    with tempfile.TemporaryDirectory(prefix=".secateur-", dir=Path(output).parent) as folder:
-        path = Path(folder) / f"{title_of(model).replace(os.sep, '_')}.onnx"
+    with scratch_folder(Path(output).parent) as folder:
+        path = folder / f"{title_of(model).replace(os.sep, '_')}.onnx"
         model.save(path)
         return _reported(build_engine(path, output, options, origin=replace(origin, title=title_of(model))), model)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from secateur.ir.errors import OutputError
 from secateur.ir.files import check_writable
+from secateur.ir.scratch import scratch_folder
 
 
 class Staging:
@@ -19,6 +18,7 @@ class Staging:
     def __init__(self) -> None:
         self._stages: dict[Path, Path] = {}
         self._made: list[Path] = []
+        self._open = ExitStack()
 
     def place(self, target: Path) -> Path:
         """Where to write what shall be `target` later; companions beside it come along.
@@ -29,7 +29,7 @@ class Staging:
         if target not in self._stages:
             self._make_folder(target.parent)
             check_writable(target)
-            self._stages[target] = Path(tempfile.mkdtemp(prefix=".secateur-", dir=target.parent))
+            self._stages[target] = self._open.enter_context(scratch_folder(target.parent))
         return self._stages[target] / target.name
 
     def files(self, target: Path) -> tuple[Path, ...]:
@@ -53,8 +53,7 @@ class Staging:
 
     def remove(self) -> None:
         """Takes away all that is not published, and folders that were made for it."""
-        for stage in self._stages.values():
-            shutil.rmtree(stage, ignore_errors=True)
+        self._open.close()
         for folder in reversed(self._made):
             with suppress(OSError):  # somebody else put a file into it
                 folder.rmdir()

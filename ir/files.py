@@ -1,19 +1,21 @@
-"""Writing outputs so that nobody ever meets half of one: beside the target first, renamed at the end."""
+"""Writing outputs so that nobody ever meets half of one: in a folder beside the target first, renamed at the end."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from secateur.ir.errors import OutputError
+from secateur.ir.scratch import scratch_folder
 
 
 @contextmanager
 def write_atomically(*targets: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
-    """Yields one temporary path beside each target; renames all of them when the block ends well, removes all if not.
+    """Yields one temporary path for each target, in a hidden folder beside it and with the same name.
+
+    All of them are renamed when the block ends well, and removed if not.
 
     Several targets (a model and its external data) become visible in the order given, the last one last, so name the
     file that refers to the others last. An interrupt or an error leaves the old files untouched.
@@ -22,22 +24,21 @@ def write_atomically(*targets: str | os.PathLike[str]) -> Iterator[tuple[Path, .
         OutputError: the folder does not exist or is not writable, or the disk is full.
     """
     paths = [Path(target) for target in targets]
-    token = f".{os.getpid()}-{secrets.token_hex(4)}.partial"
-    temporaries = [path.with_name(path.name + token) for path in paths]
     for path in paths:
         check_writable(path)
     try:
-        yield tuple(temporaries)
-        for temporary, path in zip(temporaries, paths, strict=True):
-            os.replace(temporary, path)
+        with ExitStack() as stack:
+            parents = dict.fromkeys(path.parent for path in paths)
+            folders = {parent: stack.enter_context(scratch_folder(parent)) for parent in parents}
+            temporaries = tuple(folders[path.parent] / path.name for path in paths)
+            yield temporaries
+            for temporary, path in zip(temporaries, paths, strict=True):
+                os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
             f"cannot write {paths[-1]}: {error.strerror or error}",
             hint="free some space or choose another output path; what was there before is unchanged",
         ) from error
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
