@@ -76,10 +76,10 @@ def _read_shape(proto: Any, where: str) -> tuple[tuple[Dim, ...] | None, tuple[s
     shape: list[Dim] = []
     meanings: list[str] = []
     for dim in proto.shape.dim:
-        # A negative size is how some exporters say "unknown".
-        size = dim.dim_value
+        # A negative size and the name "?" are how some exporters say "unknown"; axes of that name need not be equal.
+        size, name = dim.dim_value, text(dim.dim_param, where)
         known = size > 0 or (size == 0 and dim.HasField("dim_value"))
-        shape.append(size if known else text(dim.dim_param, where) or None)
+        shape.append(size if known else None if name == "?" else name or None)
         if dim.denotation:
             meanings = meanings or [""] * len(proto.shape.dim)
             meanings[len(shape) - 1] = text(dim.denotation, where)

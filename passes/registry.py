@@ -31,6 +31,7 @@ PASSES: Mapping[str, str] = MappingProxyType(
         "fold-batchnorm": "secateur.passes.cleanup.batchnorm:FoldBatchNorm",
         "fold-constants": "secateur.passes.cleanup.constants:FoldConstants",
         "import-quantized": "secateur.passes.importing.import_quantized:ImportQuantized",
+        "inline-branches": "secateur.passes.cleanup.branches:InlineBranches",
         "legalize": "secateur.passes.legalize.legalize:Legalize",
         "merge-duplicates": "secateur.passes.cleanup.duplicates:MergeDuplicates",
         "mix-precision": "secateur.passes.mix.mix:MixPrecision",

@@ -8,6 +8,7 @@ from typing import ClassVar
 from secateur.ir import Graph
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.batchnorm import FoldBatchNorm
+from secateur.passes.cleanup.branches import InlineBranches
 from secateur.passes.cleanup.constants import FoldConstants
 from secateur.passes.cleanup.dead_code import RemoveDeadCode
 from secateur.passes.cleanup.duplicates import MergeDuplicates
@@ -19,13 +20,15 @@ from secateur.passes.fixpoint import repeat
 
 @dataclass(frozen=True)
 class Clean(Pass):
-    """Removes dead code and identities, folds constants and normalisations, and merges duplicates, to a fixed point."""
+    """Removes dead code and identities, folds constants and normalisations, inlines branches that are always taken, and
+    merges duplicates, to a fixed point."""
 
     name: ClassVar[str] = "clean"
     changes: ClassVar[Facet] = (
         RemoveDeadCode.changes
         | RemoveIdentities.changes
         | FoldConstants.changes
+        | InlineBranches.changes
         | FoldBatchNorm.changes
         | MergeDuplicates.changes
     )
@@ -43,7 +46,13 @@ class Clean(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Returns the rewrites of all passes in all rounds; the report says why the last round was the last."""
-        passes: tuple[Pass, ...] = (RemoveDeadCode(), RemoveIdentities(), FoldConstants(), MergeDuplicates())
+        passes: tuple[Pass, ...] = (
+            RemoveDeadCode(),
+            RemoveIdentities(),
+            FoldConstants(),
+            InlineBranches(),
+            MergeDuplicates(),
+        )
         if self.batchnorm:
             passes = (*passes, FoldBatchNorm())
         rewrites, reason = repeat(passes, graph, context, self.limit)

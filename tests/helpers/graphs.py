@@ -198,6 +198,16 @@ def nested_if() -> Graph:
     return net.done((net.op("If", condition, then_branch=outer.graph, else_branch=aside.graph), (4, 3)))
 
 
+def decided_if() -> Graph:
+    """One branch is never taken."""
+    net = Net("decided_if")
+    x, yes, no = net.op("Relu", net.input("x", 4, 3)), net.body("yes"), net.body("no")
+    yes.done((yes.op("Mul", x, yes.weight("many", 3), to="times"), (4, 3)))
+    no.done((no.op("Neg", no.op("Mul", x, no.weight("few", 3), to="less"), to="minus"), (4, 3)))
+    chosen = net.op("If", net.constant("decided", np.bool_(False)), then_branch=yes.graph, else_branch=no.graph, to="chosen")
+    return net.done((net.op("Sigmoid", chosen), (4, 3)))
+
+
 def loop() -> Graph:
     net = Net("loop")
     x, step = net.input("x", 4, 3), net.weight("step", 3)
@@ -334,6 +344,7 @@ _ALL: tuple[Callable[[], Graph], ...] = (
     duplicate_input,
     if_captures,
     nested_if,
+    decided_if,
     loop,
     scan,
     function_call,

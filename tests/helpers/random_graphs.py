@@ -86,7 +86,7 @@ class _Generator:
         kind = self.random.randrange(3 if depth > 2 else 9)
         dtype = self.random.choice(list(DataType))
         if kind < 4:
-            dims = tuple(self.random.choice((0, 1, 64, None, "N", "batch size", "", "3", "?")) for _ in self.shape())
+            dims = tuple(self.random.choice((0, 1, 64, None, "N", "batch size", "", "3", "n?")) for _ in self.shape())
             shape = None if self.chance(0.1) else dims
             if self.chance(0.9):
                 return TensorType(dtype, shape)

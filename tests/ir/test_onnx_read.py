@@ -358,3 +358,19 @@ def test_names_that_are_no_text_are_refused() -> None:
     raw = model([helper.make_node("Relu", ["x"], ["abcdef"])], [info("x", 2)], [info("abcdef", 2)]).SerializeToString()
     with pytest.raises(ModelError, match="no text"):
         from_bytes(raw.replace(b"abcdef", b"\xffbcdef"))
+
+
+def test_axes_called_by_a_question_mark_are_not_equal() -> None:
+    """Paddle's exporter calls each size so that it does not know."""
+    sizes = [1, "?", "n", "?"]
+    graph = from_proto(
+        helper.make_model(
+            helper.make_graph(
+                [helper.make_node("Relu", ["x"], ["y"])],
+                "g",
+                [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+            )
+        )
+    )
+    assert graph["x"].type == TensorType(DataType.FLOAT32, (1, None, "n", None))
