@@ -10,6 +10,7 @@ import numpy as np
 
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
+from secateur.ir.kernel_times import load_kernel_times
 from secateur.ir.known_targets import find_target
 from secateur.ir.sizes import with_sizes
 from secateur.ir.targets import Format
@@ -82,6 +83,8 @@ class Sparsify(Pass):
     """A device, as `secateur advise --sparsity` names them: leave alone what by its roofline gains nothing there."""
     target_format: Format = Format.FP16
     """The number format that products are computed in on the target."""
+    times: str = ""
+    """A file of kernels that were measured on the target; they count instead of the roofline."""
     batch: int = 0
     """How many samples run at once on the target; 0 is as many as a batch of the data has, 1 without data."""
     damping: float = 0.01
@@ -100,6 +103,8 @@ class Sparsify(Pass):
             (refine.REFINEMENTS, self.refine),
             (repair.REPAIRS, self.repair),
         )
+        if self.times and not self.target:
+            raise ValueError(f"times={self.times} needs the target that they were measured on, such as target=l4")
         for choices, name in named:
             if name != "auto":
                 choices.check(name)
@@ -139,7 +144,9 @@ class Sparsify(Pass):
         feeds = {} if first is None else {name: np.shape(array) for name, array in first.feeds.items()}
         shapes = {name: (self.batch or shape[0], *shape[1:]) for name, shape in feeds.items() if shape}
         sized = with_sizes(graph, shapes, self.batch or None)
-        return gains(Facts(sized).get(known_fact), Question(find_target(self.target), self.target_format))
+        times = load_kernel_times(self.times) if self.times else None
+        question = Question(find_target(self.target), self.target_format, times=times)
+        return gains(Facts(sized).get(known_fact), question)
 
     def _wishes(self) -> Wishes:
         ladder = tuple(parse_pattern(one, self.scope) for one in self.ladder)

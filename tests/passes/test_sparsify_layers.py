@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -396,6 +398,22 @@ def test_a_target_is_asked_with_the_sizes_of_the_data() -> None:
     text = "sparsify{criterion=magnitude,repair=none,target=a100}"
     entry = run_pipeline(_two_sizes(), parse_pipeline(text), context).report.entries[0]
     assert [row["weight"] for row in entry.rows] == ["large"]
+
+
+@pytest.mark.parametrize(("small", "sparse"), [(1.0, ["small"]), (9.9, [])])
+def test_what_was_measured_counts_instead_of_the_roofline(small: float, sparse: list[str], tmp_path: Path) -> None:
+    """The large product is slower with zeros, by this table."""
+    rows = [(1024, 1024, 40.0, 50.0), (1024, 64, 10.0, small)]
+    names = ("inputs", "outputs", "dense", "sparse")
+    entries = [{"format": "fp16", "rows": 1, **dict(zip(names, row, strict=True))} for row in rows]
+    table = tmp_path / "times.json"
+    table.write_text(json.dumps({"device": "toy", "times": entries}))
+    text = f'sparsify{{target=a100,batch=1,times="{table}"}}'
+    entry = run_pipeline(_two_sizes(), parse_pipeline(text), Context()).report.entries[0]
+    assert [row["weight"] for row in entry.rows] == sparse
+    assert any("0.800 times as fast, as measured" in note for note in entry.notes)
+    with pytest.raises(TextError, match="needs the target"):
+        parse_pipeline(f'sparsify{{times="{table}"}}')
 
 
 def test_a_target_without_the_format_is_refused() -> None:
