@@ -204,7 +204,9 @@ def decided_if() -> Graph:
     x, yes, no = net.op("Relu", net.input("x", 4, 3)), net.body("yes"), net.body("no")
     yes.done((yes.op("Mul", x, yes.weight("many", 3), to="times"), (4, 3)))
     no.done((no.op("Neg", no.op("Mul", x, no.weight("few", 3), to="less"), to="minus"), (4, 3)))
-    chosen = net.op("If", net.constant("decided", np.bool_(False)), then_branch=yes.graph, else_branch=no.graph, to="chosen")
+    chosen = net.op(
+        "If", net.constant("decided", np.bool_(False)), then_branch=yes.graph, else_branch=no.graph, to="chosen"
+    )
     return net.done((net.op("Sigmoid", chosen), (4, 3)))
 
 

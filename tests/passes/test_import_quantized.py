@@ -21,7 +21,7 @@ from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
 from secateur.calib.sources import open_source
 from secateur.ir import DataType, Graph, Header, onnx_read
-from secateur.ir.build import emit
+from secateur.ir.build import add_constant, emit
 from secateur.ir.errors import RefusedError
 from secateur.ir.sparsity_scheme import SparsityScheme
 from secateur.passes import Context, Result, run_pipeline
@@ -248,8 +248,9 @@ def test_an_older_opset_is_raised_for_blocks(tmp_path: Path) -> None:
 
 
 def test_where_the_opset_cannot_be_raised_weights_become_float(tmp_path: Path) -> None:
-    graph = quantizers.blocks(_product(64, opset=17), tmp_path)
-    graph.header = Header(ir_version=10, opsets=(("", 12), ("com.microsoft", 1)))
+    graph = quantizers.blocks(_product(64, opset=20), tmp_path)
+    ones = add_constant(graph, "ones", np.ones(2, np.float32))
+    emit(graph, "GroupNormalization", [graph.inputs[0], ones, ones], {"num_groups": 2})
     result = imported(graph)
     assert "DequantizeLinear" not in kinds(result.graph)
     feeds = random_feeds(graph, 1)

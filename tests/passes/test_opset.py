@@ -81,5 +81,3 @@ def test_what_means_something_else_is_refused_and_nothing_changed() -> None:
     with pytest.raises(RefusedError, match="GroupNormalization"):
         raise_opset(graph, 21)
     assert str(graph) == text
-    with pytest.raises(RefusedError, match="opset 12"):
-        raise_opset(Graph(header=Header(opsets=(("", 12),))), 21)

@@ -136,8 +136,8 @@ def _split(site: Site) -> str | None:
 
 
 _SAME_RANK = (
-    "reshape what the branches give to the same number of axes; where sizes decide, fix those of the inputs and run the "
-    "pass clean, which leaves one branch"
+    "reshape what the branches give to the same number of axes; where sizes decide, fix those of the inputs and run "
+    "the pass clean, which leaves one branch"
 )
 
 RULES: tuple[Rule, ...] = (
