@@ -43,14 +43,17 @@ def emit(
         inputs: values of this graph or those around it; None for an optional input left out.
         attributes: plain Python values, or `Attribute` where the kind cannot be inferred.
         outputs: hints for the outputs' names (made unique); "" derives one from the op type; None leaves it out.
-        like: an op whose name the new one's is derived from.
+        like: an op whose name the new one's is derived from; two that are derived from one are named apart.
     """
     domain, _, name = op_type.rpartition("::")
     stem = (like.name or like.output.name) if like is not None else name.lower()
+    fallback = f"{stem}_{name.lower()}" if like is not None else name.lower()
     made = []
     for port, hint in enumerate(outputs):
-        fallback = f"{stem}_{name.lower()}" if like is not None else name.lower()
         wanted = hint or (fallback if port == 0 else f"{fallback}_{port}")
         made.append(None if hint is None else graph.add_value(Value(graph.unique_name(wanted))))
-    title = f"{stem}/{name}" if like is not None else ""
+    title = ""
+    if like is not None and (first := made[0]) is not None:
+        # Names of values are unique: where a second op is derived from one, its name goes on as its output's does.
+        title = f"{first.name}/{name}" if outputs[0] else f"{stem}/{name}{first.name.removeprefix(fallback)}"
     return graph.add_op(Op(name, tuple(inputs), tuple(made), attributes_of(attributes or {}), domain, title))

@@ -59,9 +59,9 @@ class Context:
         """Adds a line to this pass's table in the report."""
         self.report.row(**columns)
 
-    def note(self, text: str) -> None:
-        """Adds a remark to this pass's entry in the report."""
-        self.report.note(text)
+    def note(self, text: str, *, asked: bool = False) -> None:
+        """Adds a remark to this pass's entry in the report; `asked` marks what only says back what options ask for."""
+        self.report.note(text, asked=asked)
 
     def allow(self, rule: str, op: Op) -> bool:
         """Whether this rewrite may happen; a pass asks before each, with a word for the kind of rewrite."""

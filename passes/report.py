@@ -51,6 +51,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         self._said = set(self.notes)
+        self._asked: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -61,11 +62,18 @@ class Entry:
         """Adds a line to the table. Numbers of numpy become Python's; anything else becomes text."""
         self.rows.append({name: _cell(value) for name, value in columns.items()})
 
-    def note(self, text: str) -> None:
-        """Adds a remark, once."""
+    def note(self, text: str, *, asked: bool = False) -> None:
+        """Adds a remark, once; `asked` marks what only says back what the options ask for."""
         if text not in self._said:
             self._said.add(text)
             self.notes.append(text)
+        if asked:
+            self._asked.add(text)
+
+    @property
+    def news(self) -> list[str]:
+        """The notes that say more than the options do, for a pass that chose these options itself."""
+        return [text for text in self.notes if text not in self._asked]
 
 
 @dataclass

@@ -18,9 +18,6 @@ from secateur.passes.sparsify.elements import Sparsify
 Plan = Mapping[str, Option]
 """By the name of a weight, what it becomes; weights that are not here stay as they are."""
 
-_SAID = ("formats say so", "patterns say so", "allocation=uniform has it so")
-"""Ends of notes on what stays as it is: a plan says so."""
-
 
 @dataclass(frozen=True)
 class Means:
@@ -51,9 +48,8 @@ def put_into_effect(graph: Graph, plan: Plan, means: Means, context: Context) ->
             context.facts.drop(one.changes)
         for row in inner.report.rows:
             columns.setdefault(str(row["weight"]), {}).update(row)
-        for note in inner.report.notes:
-            if not note.endswith(_SAID):
-                context.note(note)
+        for note in inner.report.news:
+            context.note(note)
     return columns
 
 

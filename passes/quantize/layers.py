@@ -97,7 +97,7 @@ def choose_layers(known: Known, wishes: Wishes, context: Context) -> list[Layer]
     """
     layers, refused = sorted_layers(known, wishes)
     for weight, reason in refused:
-        context.note(f"{weight.name} stays in float: {reason}")
+        context.note(f"{weight.name} stays in float: {reason}", asked=wishes.of(weight.name) is None)
     for layer in layers:
         if layer.whole:
             context.note(f"{layer.weight.name} gets one scale: TensorRT computes {layer.use.op} in float with several")

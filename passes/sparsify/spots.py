@@ -112,7 +112,7 @@ def spots_of(known: Known, demands: Demands, context: Context) -> list[Spot]:
     """
     spots, refused = sorted_spots(known, demands)
     for weight, reason in refused:
-        context.note(f"{weight.name} stays dense: {reason}")
+        context.note(f"{weight.name} stays dense: {reason}", asked=isinstance(demands.of(weight.name), Dense))
     return spots
 
 

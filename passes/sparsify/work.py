@@ -230,7 +230,8 @@ class Work:
     def _wants(self, spot: Spot, pattern: Pattern) -> bool:
         """Whether a weight is to change: rows for what is sparse already, notes for what an allocation leaves dense."""
         if isinstance(pattern, Dense):
-            self.context.note(f"{spot.weight.name} stays dense: allocation={self.allocation} has it so")
+            said = f"{spot.weight.name} stays dense: allocation={self.allocation} has it so"
+            self.context.note(said, asked=self.allocation == "uniform")
             return False
         if self._holds(spot, pattern):
             self.context.row(**self._columns(spot, pattern), energy_kept=1.0)

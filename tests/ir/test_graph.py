@@ -426,3 +426,14 @@ def test_deep_graphs_need_no_recursion() -> None:
     graph.verify()
     assert len(graph.clone().ops()) == 5000
     assert print_graph(graph).count("Relu(") == 5000
+
+
+def test_ops_derived_from_one_are_named_apart() -> None:
+    graph = Graph("derived")
+    x = add_input(graph, "x", [2])
+    like = emit(graph, "Relu", [x])
+    like.name = "relu"
+    made = [emit(graph, "Mul", [x, x], like=like) for _ in range(3)]
+    made += [emit(graph, "Mul", [x, x], like=like, outputs=[name]) for name in ("first", "second")]
+    assert made[0].name == "relu/Mul"
+    assert len({op.name for op in made}) == len(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -165,6 +166,28 @@ def test_latency_by_the_roofline() -> None:
     assert spent <= share * costs.now * (1 + 1e-6)
     with pytest.raises(RefusedError, match="cannot be met"):
         _mix(f"budget=latency:{fastest / costs.now * 0.9:.6f}, target=l4", graph)
+
+
+@pytest.mark.parametrize("quick", ["first", "second"])
+def test_latency_by_a_table_that_was_measured(quick: str, tmp_path: Path) -> None:
+    """Two layers of as many weights: int8 goes to the one that the table says it makes faster."""
+    graph, random, entries = Graph(), np.random.default_rng(0), []
+    x = add_input(graph, "x", ["n", 64])
+    for name, inputs, outputs in (("first", 64, 128), ("second", 128, 64)):
+        weight = add_constant(graph, name, random.normal(size=(inputs, outputs)).astype(np.float32))
+        x = emit(graph, "MatMul", [x, weight]).output
+        sizes = {"rows": 1, "inputs": inputs, "outputs": outputs}
+        for form in ("tf32", "int8"):
+            time = 10.0 if (form, name) == ("int8", quick) else 1000.0
+            entries.append({"format": form, **sizes, "dense": time, "sparse": time})
+    graph.set_interface(outputs=[x])
+    table = tmp_path / "times.json"
+    table.write_text(json.dumps({"device": "toy", "times": entries}))
+    data = random.normal(size=(16, 64)).astype(np.float32)
+    context = Context(runner=OnnxRuntimeRunner, source=open_source({"x": data}, batch_size=8))
+    text = f'mix-precision{{budget=latency:0.6,options=[int8],target=l4,times="{table}"}}'
+    result = run_pipeline(graph, parse_pipeline(text), context)
+    assert [name for name, chosen in _chosen(result).items() if chosen == "int8"] == [quick]
 
 
 def test_first_and_last_layers_fall_out_of_sensitivity() -> None:
