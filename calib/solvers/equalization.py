@@ -8,8 +8,6 @@ sections 4.1 and 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +17,7 @@ Floats: TypeAlias = npt.NDArray[Any]
 Array: TypeAlias = npt.NDArray[np.float64]
 
 TOLERANCE, ROUNDS = 1e-6, 1000
-"""A chain is done when no scale changes by more than this, relative; the most rounds it takes."""
+"""Pair after pair is done when no scale changes by more than this, relative; the most rounds it takes."""
 
 
 def pair_scales(first: Floats, second: Floats) -> Array:
@@ -35,65 +33,6 @@ def pair_scales(first: Floats, second: Floats) -> Array:
     first, second = _checked(first, second)
     alive = (first > 0) & (second > 0)
     return np.sqrt(np.where(alive, first, 1.0) / np.where(alive, second, 1.0))
-
-
-def triplet_scales(first: Floats, depthwise: Floats, last: Floats) -> tuple[Array, Array]:
-    """Scales s1, s2 [n] for a layer, a depthwise one and a layer: W1 / s1, W2 * s1 / s2, W3 * s2.
-
-    All three ranges become (first * depthwise * last)^(1/3); channels that are zero anywhere keep theirs.
-
-    Raises:
-        ValueError: the shapes differ, or a range is negative, NaN or infinite.
-    """
-    first, depthwise, last = _checked(first, depthwise, last)
-    alive = (first > 0) & (depthwise > 0) & (last > 0)
-    one, two, three = (np.where(alive, ranges, 1.0) for ranges in (first, depthwise, last))
-    return np.cbrt(one**2 / (two * three)), np.cbrt(one * two / three**2)
-
-
-def chain_scales(weights: Sequence[Floats], tolerance: float = TOLERANCE, rounds: int = ROUNDS) -> list[Array]:
-    """Scales of all channels between the layers of a chain, pair after pair until none of them changes.
-
-    Args:
-        weights: in order, |W| or W of each layer: [outputs, inputs], or [n] for a depthwise layer, the largest over its
-            taps. What a layer writes, the next one reads.
-        tolerance: the relative change of a scale below which it counts as settled.
-        rounds: after so many, what is there is taken.
-
-    Returns:
-        s_i [n_i] for each two neighbours: rows of weight i are divided by s_i, columns of weight i + 1 multiplied.
-
-    Raises:
-        ValueError: a layer does not read as many channels as the one before writes, a weight is no matrix or vector,
-            or is NaN or infinite.
-    """
-    sizes = [np.abs(weight).astype(np.float64) for weight in weights]
-    for number, (before, after) in enumerate(pairwise(sizes)):
-        if before.ndim not in (1, 2) or after.ndim not in (1, 2):
-            raise ValueError(f"weights are matrices or vectors, got {before.shape} and {after.shape}")
-        if before.shape[0] != after.shape[-1]:
-            raise ValueError(f"layer {number} writes {before.shape[0]} channels, the next one reads {after.shape[-1]}")
-    scales = [np.ones(len(weight)) for weight in sizes[:-1]]
-    for _ in range(rounds):
-        largest = 0.0
-        for number, scale in enumerate(scales):
-            before, after = sizes[number], sizes[number + 1]
-            first = before if before.ndim == 1 else before.max(axis=1, initial=0.0)
-            second = after if after.ndim == 1 else after.max(axis=0, initial=0.0)
-            step = pair_scales(first, second)
-            scale *= step
-            before /= step if before.ndim == 1 else step[:, None]
-            after *= step
-            largest = max(largest, float(np.abs(np.log(step)).max(initial=0.0)))
-        if largest < tolerance:
-            break
-    return scales
-
-
-def powers_of_two(scales: Floats) -> Array:
-    """The nearest powers of two, in ratio: with these, rescaled layers calculate exactly what they did before."""
-    powers: Array = np.exp2(np.rint(np.log2(scales.astype(np.float64))))
-    return powers
 
 
 def absorbed(mean: Floats, deviation: Floats, deviations: float = 3.0) -> Array:

@@ -8,8 +8,8 @@ Quantization for Large Language Models", section 4) takes what makes both sides'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,10 +31,10 @@ Rounding: TypeAlias = Callable[[Floats], Floats]
 """A weight [r, c] to what it becomes on its grid, as real numbers [r, c]."""
 
 
-def column_ranges(weights: Sequence[Floats]) -> Array:
-    """The largest magnitude of each column [c] over all the weights [r_i, c] that read it."""
-    largest = [np.abs(weight).max(axis=0, initial=0.0).astype(np.float64) for weight in weights]
-    return np.asarray(np.max(largest, axis=0))
+def column_ranges(weight: Floats) -> Array:
+    """The largest magnitude of each column [c] of a weight [r, c]."""
+    largest: Array = np.abs(weight).max(axis=0, initial=0.0).astype(np.float64)
+    return largest
 
 
 def smooth_scales(inputs: Floats, weights: Floats, alpha: float = 0.5) -> Array:
@@ -60,72 +60,24 @@ def smooth_scales(inputs: Floats, weights: Floats, alpha: float = 0.5) -> Array:
     return np.where(alive, np.where(alive, inputs, 1) ** alpha / np.where(alive, weights, 1) ** (1 - alpha), 1.0)
 
 
-def awq_scales(sizes: Floats, alpha: float, weights: Floats | None = None) -> Array:
+def awq_scales(sizes: Floats, alpha: float) -> Array:
     """AWQ's scales s = sizes^alpha, over sqrt(max s * min s), so that they lie around 1.
 
     Args:
         sizes: [c] mean |X_j|, or its root mean square.
         alpha: 0 leaves all as it is.
-        weights: [c] ranges of columns, for s = sizes^alpha / weights^(1 - alpha); None leaves them out.
 
     Raises:
-        ValueError: alpha is not within 0..1, the shapes differ, or a size is negative, NaN or infinite.
+        ValueError: alpha is not within 0..1, or a size is negative, NaN or infinite.
     """
-    if weights is not None:
-        scales = smooth_scales(sizes, weights, alpha)
-    else:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be within 0..1, got {alpha}")
-        sizes = _raised(sizes, "inputs")
-        scales = np.where(sizes > 0, sizes, 1.0) ** alpha
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be within 0..1, got {alpha}")
+    sizes = _raised(sizes, "inputs")
+    scales = np.where(sizes > 0, sizes, 1.0) ** alpha
     if not len(scales):
         return scales
     found: Array = np.maximum(scales / np.sqrt(scales.max() * scales.min()), _LEAST)
     return found
-
-
-@dataclass(frozen=True)
-class Migration:
-    """What a search for scales found.
-
-    Attributes:
-        alpha: the exponent.
-        scales: [c] that inputs are divided by and columns multiplied by.
-        error: of the outputs, in the search's own measure; `before` is that of scales 1.
-        before: see `error`.
-    """
-
-    alpha: float
-    scales: Array
-    error: float
-    before: float
-
-
-def awq_search(
-    gram: Floats, sizes: Floats, weights: Sequence[Floats], rounding: Rounding, alphas: Sequence[float] = ALPHAS
-) -> Migration:
-    """The exponent of AWQ whose scales leave the least error of the outputs, sum tr(D H D^T), D = Q(W s) / s - W.
-
-    Scales 1 are always among those tried, so that the error is never more than that of rounding alone.
-
-    Args:
-        gram: H [c, c] of the inputs.
-        sizes: [c] mean |X_j|.
-        weights: [r_i, c] of all that read the inputs.
-        rounding: how a weight becomes one on the grid, with scales of its own.
-        alphas: exponents that are tried.
-
-    Raises:
-        ValueError: the shapes do not fit, an exponent is not within 0..1, or a size is negative, NaN or infinite.
-    """
-    before = rounding_error(gram, weights, np.ones(len(gram)), rounding)
-    best = Migration(0.0, np.ones(len(gram)), before, before)
-    for alpha in alphas:
-        scales = awq_scales(sizes, alpha)
-        error = rounding_error(gram, weights, scales, rounding) if alpha else before
-        if error < best.error:
-            best = Migration(alpha, scales, error, before)
-    return best
 
 
 @dataclass(frozen=True)
@@ -146,59 +98,104 @@ class Inputs:
     levels: float | None = 127.0
 
 
-def smooth_search(
-    inputs: Inputs, weights: Sequence[Floats], rounding: Rounding, alphas: Sequence[float] = ALPHAS
+@dataclass(frozen=True)
+class Reader:
+    """A layer: its weight [r, c], what it reads, and which of the scales each of its columns takes.
+
+    Attributes:
+        weight: W.
+        inputs: X.
+        numbers: [c] places in the scales.
+    """
+
+    weight: Floats
+    inputs: Inputs
+    numbers: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a search for scales found.
+
+    Attributes:
+        alpha: the exponent.
+        scales: [n] that inputs are divided by and columns multiplied by.
+        error: of the outputs, over their energy; `before` is that of scales 1.
+        before: see `error`.
+    """
+
+    alpha: float
+    scales: Array
+    error: float
+    before: float
+
+
+def best_migration(
+    readers: Sequence[Reader],
+    candidates: Iterable[tuple[float, Array]],
+    rounding: Rounding,
+    count: int,
+    sample: int | None = None,
 ) -> Migration:
-    """The exponent of SmoothQuant that leaves the least error of the outputs, of weights and of activations together.
+    """Of scales (exponent, [n]), those that leave the least error of the outputs of all who read them together.
 
-    That of the weights is exact on the Gram, as in `awq_search`. Activations are rounded with steps of
+    Scales 1 are held against what is found, so that the error is never more than that of rounding alone.
+
+    Args:
+        readers: all that read the scaled inputs.
+        candidates: exponents with their scales.
+        rounding: how a weight becomes one on the grid, with scales of its own.
+        count: n.
+        sample: outputs of a layer by which candidates are tried, at most; the best of them is held against scales 1
+            by all outputs. None takes all at once.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    steps = [-(-len(one.weight) // sample) if sample else 1 for one in readers]
+    some = [replace(one, weight=one.weight[::step]) for one, step in zip(readers, steps, strict=True)]
+    plain = (0.0, np.ones(count))
+    alpha, scales = min([plain, *candidates], key=lambda one: _summed(some, one[1], rounding))
+    energy = sum(
+        float(np.einsum("rc,rc->", one.weight @ one.inputs.gram, one.weight, dtype=np.float64)) for one in readers
+    )
+    before = _summed(readers, plain[1], rounding) / (energy or 1.0)
+    after = before if scales is plain[1] else _summed(readers, scales, rounding) / (energy or 1.0)
+    return Migration(alpha, scales, after, before) if after < before else Migration(*plain, before, before)
+
+
+def _summed(readers: Sequence[Reader], scales: Array, rounding: Rounding) -> float:
+    return sum(migration_error(one, scales, rounding) for one in readers)
+
+
+def migration_error(reader: Reader, scales: Floats, rounding: Rounding) -> float:
+    """What rounding a weight and what it reads costs the outputs with columns scaled by s.
+
+    That of the weight is exact, tr(D H D^T) with D = Q(W s) / s - W. Activations are rounded with steps of
     max(ranges / s) / levels, taken as independent errors of step^2 / 12 (Widrow and Kollar 2008, "Quantization Noise",
-    chapter 1), which columns of size |W_j| s_j pass on. Scales 1 are always among those tried.
+    chapter 1), which columns of size |W_j| s_j pass on.
+
+    Args:
+        reader: the layer.
+        scales: [n], of which each column takes its own.
+        rounding: how a weight becomes one on the grid.
 
     Raises:
-        ValueError: the shapes do not fit, an exponent is not within 0..1, or a range is negative, NaN or infinite.
+        ValueError: the weight has not as many columns as the Gram.
     """
-    columns = column_ranges(weights)
-    before = migration_error(inputs, weights, np.ones(len(columns)), rounding)
-    best = Migration(0.0, np.ones(len(columns)), before, before)
-    for alpha in alphas:
-        scales = smooth_scales(inputs.ranges, columns, alpha)
-        found = migration_error(inputs, weights, scales, rounding)
-        if found < best.error:
-            best = Migration(alpha, scales, found, before)
-    return best
-
-
-def migration_error(inputs: Inputs, weights: Sequence[Floats], scales: Floats, rounding: Rounding) -> float:
-    """What rounding weights and activations costs the outputs with columns scaled by s, as `smooth_search` counts it.
-
-    Raises:
-        ValueError: a weight has not as many columns as the Gram.
-    """
+    weight, inputs, own = reader.weight, reader.inputs, scales[reader.numbers]
+    if weight.shape[1] != len(inputs.gram):
+        raise ValueError(f"a weight of shape {weight.shape} does not fit a Gram of {len(inputs.gram)} columns")
     noise = 0.0
     if inputs.levels is not None:
-        energies = np.sum([np.einsum("rc,rc->c", weight, weight, dtype=np.float64) for weight in weights], axis=0)
-        step = float((inputs.ranges / scales).max(initial=0.0)) / inputs.levels
-        noise = inputs.count * step**2 / 12 * float(energies @ scales**2)
-    return noise + rounding_error(inputs.gram, weights, scales, rounding)
-
-
-def rounding_error(gram: Floats, weights: Sequence[Floats], scales: Floats, rounding: Rounding) -> float:
-    """sum_i tr(D_i H D_i^T) with D_i = Q(W_i s) / s - W_i: what rounding costs the outputs with columns scaled by s.
-
-    Raises:
-        ValueError: a weight has not as many columns as the Gram.
-    """
-    total = 0.0
-    for weight in weights:
-        if weight.shape[1] != len(gram):
-            raise ValueError(f"a weight of shape {weight.shape} does not fit a Gram of {len(gram)} columns")
-        scaled = weight * scales.astype(weight.dtype)
-        # Both of the scaled weight, so that rounding errors of the scaling itself are none of it.
-        change = (rounding(scaled) - scaled) / scales
-        change = change.astype(np.result_type(gram.dtype, np.float32), copy=False)
-        total += float(np.einsum("rc,rc->", change @ gram, change, dtype=np.float64))
-    return total
+        step = float((inputs.ranges / own).max(initial=0.0)) / inputs.levels
+        energies = np.einsum("rc,rc->c", weight, weight, dtype=np.float64)
+        noise = inputs.count * step**2 / 12 * float(energies @ own**2)
+    scaled = weight * own.astype(weight.dtype)
+    # Both of the scaled weight, so that rounding errors of the scaling itself are none of it.
+    change = (rounding(scaled) - scaled) / own
+    change = change.astype(np.result_type(inputs.gram.dtype, np.float32), copy=False)
+    return noise + float(np.einsum("rc,rc->", change @ inputs.gram, change, dtype=np.float64))
 
 
 def _raised(ranges: Floats, what: str) -> Array:

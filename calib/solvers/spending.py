@@ -1,4 +1,4 @@
-"""Fewer bits or fewer weights: what either costs, by formula, by measure, and at the very least.
+"""Fewer bits or fewer weights: what either costs, by measure, and at the very least.
 
 Kuzmin et al. 2023, "Pruning vs Quantization: Which is Better?", sections 3 and 4. A weight of 16 bits that is rounded
 to b bits is as large as one of which the share b / 16 stays, masks not counted; `stored_bits` counts them too. The
@@ -8,14 +8,12 @@ measure is the signal to quantization noise ratio, 10 log10(E w^2 / E (w - w')^2
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh
-from scipy.optimize import minimize_scalar
 from scipy.stats import kurtosis as _kurtosis
-from scipy.stats import norm
 
 from secateur.calib.solvers.gptq import row_errors
 from secateur.calib.solvers.grids import Grid, nearest
@@ -23,9 +21,6 @@ from secateur.calib.solvers.masked_least_squares import masked_least_squares
 
 Floats: TypeAlias = npt.NDArray[Any]
 Array: TypeAlias = npt.NDArray[np.float64]
-
-Density: TypeAlias = Literal["normal", "laplace", "uniform"]
-"""How weights are distributed: N(0, 1), Laplace of scale 1, or uniform within -1..1."""
 
 FULL_BITS = 16
 """Of a weight before anything is done to it."""
@@ -65,50 +60,6 @@ def kurtosis(weight: Floats) -> float:
     """
     exact = weight.astype(np.float64).ravel()
     return float(_kurtosis(exact)) if len(exact) and np.ptp(exact) > 0 else 0.0
-
-
-def pruning_error(sparsity: float, density: Density = "normal") -> float:
-    """E (w - w')^2 / E w^2 where the smallest magnitudes of a density become zero, a share `sparsity` of all.
-
-    Raises:
-        ValueError: the share is not within 0..1, or the density is unknown.
-    """
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"a share of zeros is within 0..1, got {sparsity}")
-    if sparsity in (0, 1):
-        return float(sparsity)
-    if density == "normal":
-        threshold = norm.ppf((1 + sparsity) / 2)
-        return float(2 * (norm.cdf(threshold) - 0.5 - threshold * norm.pdf(threshold)))
-    if density == "laplace":
-        threshold = -np.log1p(-sparsity)
-        return float(1 - (threshold**2 + 2 * threshold + 2) * np.exp(-threshold) / 2)
-    if density == "uniform":
-        return float(sparsity**3)
-    raise ValueError(f'the density is "normal", "laplace" or "uniform", got {density!r}')
-
-
-def expected_error(bits: int, scale: float) -> float:
-    """E (w - Q(w))^2 of w ~ N(0, 1) with codes -2^(bits - 1) .. 2^(bits - 1) - 1 and the scale given."""
-    levels = scale * np.arange(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1))
-    edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
-    density, mass = norm.pdf(edges), np.diff(norm.cdf(edges))
-    # Of x^2, x and 1 between edges, times 1, -2 q and q^2.
-    weighted = np.where(np.isfinite(edges), edges, 0.0) * density
-    return float(np.sum((1 + levels**2) * mass - np.diff(weighted) + 2 * levels * np.diff(density)))
-
-
-def best_rounding(bits: int) -> tuple[float, float]:
-    """The least E (w - Q(w))^2 of w ~ N(0, 1) in so many bits, and its clip: the scale times 2^(bits - 1).
-
-    Raises:
-        ValueError: the bits are not within 1..16.
-    """
-    if not 1 <= bits <= FULL_BITS:
-        raise ValueError(f"bits are within 1..{FULL_BITS}, got {bits}")
-    half = 2.0 ** (bits - 1)
-    found = minimize_scalar(lambda clip: expected_error(bits, clip / half), bounds=(0.5, 8.0), method="bounded")
-    return float(found.fun), float(found.x)
 
 
 def same_size(bits: float, stored: bool = False, zeros: float = 0.0) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -62,6 +62,10 @@ class Format:
                 return None
             block //= 2
         return None
+
+    def with_block(self, block: int) -> Format:
+        """The same with blocks of another size, where it has blocks of any size; 0 leaves it as it is."""
+        return replace(self, block=block) if block and self.is_blocked and self.levels == "plain" else self
 
     def bits(self, block: int | None, inputs: int, scale_bits: int) -> float:
         """What one weight takes on the average, scales included."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.calib.solvers.grids import GRIDS, nearest, scales_by_range
+from secateur.calib.solvers.grids import nearest
 from secateur.calib.solvers.smoothing import ALPHAS, awq_scales
-from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
-from secateur.passes.prune.facts import dims
-from secateur.passes.scale.places import Place, places_of, with_number_one
-from secateur.passes.scale.search import Grams, Search, visit_places
+from secateur.passes.quantize.formats import Format, find_format
+from secateur.passes.quantize.weights import grid_scales
+from secateur.passes.scale.places import Place, with_number_one
+from secateur.passes.scale.search import Grams, best_of, visit_places, wanted_places
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -39,25 +39,21 @@ class Awq(Pass):
     tolerance: ClassVar[float] = 1e-4
     replayable: ClassVar[bool] = False
 
-    format: Literal["int4", "int8", "fp8", "fp4"] = "int4"
-    """The grid that weights are going to be rounded to."""
-    block: int = 128
-    """How many neighbours of a row share a scale on that grid; 0 for whole rows."""
+    format: str = "int4"
+    """What weights are going to be rounded to, as `quantize` calls it: int8, fp8, int4, int8-block, nvfp4, mxfp8."""
+    block: int = 0
+    """How many neighbours of a row share a scale in the formats that have blocks of any size; 0 is 128."""
     insert: bool = False
     """Whether a Mul goes in front of products that nothing else can take the scale up for."""
 
     def __post_init__(self) -> None:
         if self.block < 0:
             raise ValueError(f"block must not be negative, got {self.block}")
+        self._format()
 
     def run(self, graph: Graph, context: Context) -> int:
         """Scales every place where that helps; returns how many."""
-        if context.source is None:
-            raise RefusedError(
-                f"{self} needs calibration data, but none was given", hint="give --data, or use equalize"
-            )
-        found = context.facts.get(dims)
-        places = places_of(found, context, insert=self.insert)
+        found, places = wanted_places(self, context, insert=self.insert)
         scales: dict[int, Array] = {}
 
         def visit(which: int, grams: Grams) -> None:
@@ -74,7 +70,7 @@ class Awq(Pass):
         """What values are multiplied by, [count] by number."""
         sizes = place.by_number({data: gram.absmean for data, gram in grams.items()})
         candidates = ((alpha, with_number_one(awq_scales(sizes[1:], alpha))) for alpha in ALPHAS[1:])
-        found = Search(self._rounded).best(place, grams, candidates)
+        found = best_of(place, grams, candidates, self._rounded)
         context.row(
             data=place.title,
             scales=place.region.count - 1,
@@ -84,8 +80,20 @@ class Awq(Pass):
             error_after=found.error,
             folded=place.multiplied is None,
         )
-        return np.asarray(1.0 / found.scale)
+        return np.asarray(1.0 / found.scales)
 
     def _rounded(self, weight: NDArray[Any]) -> NDArray[Any]:
-        grid, block = GRIDS[self.format], self.block or None
-        return nearest(weight, scales_by_range(weight, grid, block), grid, block)
+        wanted = self._format()
+        block = wanted.fitting_block(weight.shape[1]) or wanted.block
+        return nearest(weight, grid_scales(wanted, block, weight).scale, wanted.grid, block)
+
+    def _format(self) -> Format:
+        """What weights become.
+
+        Raises:
+            ValueError: there is no such format, or it is none.
+        """
+        found = find_format(self.format)
+        if found is None:
+            raise ValueError("format must be one that rounds, got float")
+        return found.with_block(self.block)

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateur.calib.gram import Gram
-from secateur.calib.solvers.smoothing import Inputs, Rounding, migration_error
+from secateur.calib.solvers.smoothing import Inputs, Migration, Reader, Rounding, best_migration
+from secateur.ir.dims.analysis import Dimensions
+from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
+from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams, gather
 from secateur.passes.layers.matrix import matrix_of
 from secateur.passes.layers.stages import walk
-from secateur.passes.scale.places import Place
-from secateur.passes.scale.region import Side
+from secateur.passes.prune.facts import dims
+from secateur.passes.scale.places import Place, places_of
 
 Array: TypeAlias = NDArray[np.float64]
 Grams: TypeAlias = Mapping[Value, Gram]
+
+
+def wanted_places(pass_: Pass, context: Context, *, insert: bool) -> tuple[Dimensions, list[Place]]:
+    """The dimensions of the model, and the places where scales may move, for a pass that measures data.
+
+    Raises:
+        RefusedError: there is no data.
+    """
+    if context.source is None:
+        raise RefusedError(f"{pass_} needs calibration data, but none was given", hint="give --data, or use equalize")
+    found = context.facts.get(dims)
+    return found, places_of(found, context, insert=insert)
 
 
 def visit_places(
@@ -43,58 +57,24 @@ _SAMPLE = 128
 """Outputs of a product by which scales are tried, at most."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """How well products do with their columns scaled.
+def best_of(
+    place: Place,
+    grams: Grams,
+    candidates: Iterable[tuple[float, Array]],
+    rounding: Rounding,
+    levels: float | None = None,
+) -> Migration:
+    """The candidate (exponent, scales [count] of columns) of the least error; scales 1 where it has not less.
 
-    Attributes:
+    Args:
+        place: whose products are tried.
+        grams: of what they read.
+        candidates: by number, the first of which is one.
         rounding: of weights.
         levels: codes on one side of the grid of activations; None where they are not rounded.
     """
-
-    rounding: Rounding
-    levels: float | None = None
-
-    def best(self, place: Place, grams: Grams, candidates: Iterable[tuple[float, Array]]) -> Found:
-        """The candidate (exponent, scales [count] of columns) of the least error; scales 1 where it has not less.
-
-        Wide products are tried by a sample of their outputs; what is chosen is held against scales 1 by all of them.
-        """
-        inputs = {
-            data: Inputs(one.xx.astype(np.float32), one.count, one.absmax, self.levels) for data, one in grams.items()
-        }
-        whole = [_Part(side, matrix_of(side.use).astype(np.float32), inputs[side.use.data]) for side in place.products]
-        some = [replace(part, weight=part.weight[:: -(-len(part.weight) // _SAMPLE)]) for part in whole]
-        ones = np.ones(place.region.count)
-        found = Found(0.0, ones, *[self._error(some, ones)] * 2)
-        for alpha, scale in candidates:
-            if (error := self._error(some, scale)) < found.error:
-                found = Found(alpha, scale, error, found.before)
-        energy = sum(float(np.einsum("rc,rc->", part.weight @ part.inputs.gram, part.weight)) for part in whole) or 1.0
-        before = self._error(whole, ones) / energy
-        after = before if found.scale is ones else self._error(whole, found.scale) / energy
-        return Found(found.alpha, found.scale, after, before) if after < before else Found(0.0, ones, before, before)
-
-    def _error(self, parts: Sequence[_Part], scale: Array) -> float:
-        return sum(
-            migration_error(part.inputs, [part.weight], scale[part.side.numbers], self.rounding) for part in parts
-        )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A product, some or all of its weight's rows, and what is known of its inputs."""
-
-    side: Side
-    weight: NDArray[np.float32]
-    inputs: Inputs
-
-
-@dataclass(frozen=True)
-class Found:
-    """The scales [count] of columns, their exponent, and the errors with them and without, over the outputs' energy."""
-
-    alpha: float
-    scale: Array
-    error: float
-    before: float
+    inputs = {data: Inputs(one.xx.astype(np.float32), one.count, one.absmax, levels) for data, one in grams.items()}
+    readers = [
+        Reader(matrix_of(side.use).astype(np.float32), inputs[side.use.data], side.numbers) for side in place.products
+    ]
+    return best_migration(readers, candidates, rounding, place.region.count, _SAMPLE)

@@ -13,15 +13,13 @@ from secateur.calib.capture import CaptureOptions, capture
 from secateur.calib.ranges import Range
 from secateur.calib.solvers.grids import INT8, nearest, scales_by_range
 from secateur.calib.solvers.smoothing import ALPHAS, column_ranges, smooth_scales
-from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.passes.base import Pass
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
 from secateur.passes.layers.matrix import matrix_of
-from secateur.passes.prune.facts import dims
-from secateur.passes.scale.places import Place, places_of, with_number_one
-from secateur.passes.scale.search import Grams, Search, visit_places
+from secateur.passes.scale.places import Place, with_number_one
+from secateur.passes.scale.search import Grams, best_of, visit_places, wanted_places
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -56,12 +54,7 @@ class SmoothQuant(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Scales every place that it may; returns how many."""
-        if context.source is None:
-            raise RefusedError(
-                f"{self} needs calibration data, but none was given", hint="give --data, or use equalize"
-            )
-        found = context.facts.get(dims)
-        places = places_of(found, context, insert=self.insert)
+        found, places = wanted_places(self, context, insert=self.insert)
         moves = self._searched(graph, places, context) if self.alpha is None else self._given(graph, places, context)
         done = 0
         for place, move in zip(places, moves, strict=True):
@@ -100,13 +93,11 @@ class SmoothQuant(Pass):
 
         def visit(which: int, grams: Grams) -> None:
             place = places[which]
-            inputs, weights = (
-                place.by_number({data: gram.absmax for data, gram in grams.items()}),
-                _weight_ranges(place),
-            )
+            inputs = place.by_number({data: gram.absmax for data, gram in grams.items()})
+            weights = _weight_ranges(place)
             pairs = ((alpha, with_number_one(smooth_scales(inputs[1:], weights[1:], alpha))) for alpha in ALPHAS)
-            best = Search(_rounded, INT8.largest).best(place, grams, pairs)
-            moves[which] = _Move(best.alpha, best.scale, inputs)
+            best = best_of(place, grams, pairs, _rounded, INT8.largest)
+            moves[which] = _Move(best.alpha, best.scales, inputs)
 
         visit_places(graph, places, context, self.name, visit)
         return [moves[which] for which in range(len(places))]
@@ -129,7 +120,7 @@ def _weight_ranges(place: Place) -> Array:
     """[count] the largest weight that reads a channel, over all channels of one scale."""
     found = np.zeros(place.region.count)
     for side in place.products:
-        np.maximum.at(found, side.numbers, column_ranges([matrix_of(side.use)]))
+        np.maximum.at(found, side.numbers, column_ranges(matrix_of(side.use)))
     return found
 
 

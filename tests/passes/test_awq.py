@@ -120,9 +120,34 @@ def test_what_needs_no_protection_stays() -> None:
         codes[0], codes[-1] = 7, -7
         graph[name].set_const(type(tensor)(codes))
     feeds = {"x": np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32)}
-    result = compress(graph, "awq{block=0}", feeds)
+    result = compress(graph, "awq{block=128}", feeds)
     assert result.report.entries[-1].rewrites == 0
     assert str(result.graph) == str(graph)
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8", "int8-block", "nvfp4", "mxfp8"])
+def test_formats_are_those_of_quantize(form: str) -> None:
+    """The error without scales is that of the weights as `quantize` rounds them."""
+    net, random = Net("wide"), np.random.default_rng(5)
+    normed = net.op("LayerNormalization", net.input("x", 40, 64), net.scale("gain", 64), to="h", axis=-1)
+    graph = net.done((net.op("MatMul", normed, net.weight("w", 64, 24), to="y"), (40, 24)))
+    feeds = {"x": (random.normal(size=(40, 64)) * np.exp(random.normal(size=64))).astype(np.float32)}
+    row = compress(graph, f"awq{{format={form}, block=32}}", feeds).report.entries[-1].rows[0]
+    text = f"quantize{{format={form}, block=32, clip=max, rounding=nearest}},dequantize"
+    made = compress(graph, text, feeds).graph
+    weight = next(made.constant(op.input(1)) for op in made.ops() if op.op_type == "MatMul")
+    assert weight is not None
+    data, dense = run(graph, feeds, "h")["h"].astype(np.float64), array(graph, "w")
+    error = np.square(data @ (weight.numpy() - dense)).sum() / np.square(data @ dense).sum()
+    assert row["error_before"] == pytest.approx(error, rel=1e-2)
+    assert row["error_after"] <= row["error_before"]
+
+
+def test_unknown_formats_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no number format 'fp4'"):
+        find("awq")(format="fp4")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="one that rounds"):
+        find("awq")(format="float")  # type: ignore[call-arg]
 
 
 def test_it_needs_data_and_a_sensible_block() -> None:

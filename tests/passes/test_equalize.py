@@ -12,7 +12,6 @@ from helpers.zoo import random_feeds, zoo
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
-from secateur.calib.solvers.equalization import chain_scales
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.passes.context import Context
@@ -108,7 +107,19 @@ def test_depthwise_triplets_get_the_cube_root(between: tuple[str, str]) -> None:
     same(graph, after, {"x": np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)})
 
 
-def test_chains_settle_where_the_solver_does() -> None:
+def chain_scales(weights: list[Array]) -> list[Array]:
+    """Scales between the layers [outputs, inputs] of a chain, pair after pair until they are settled."""
+    scales = [np.ones(len(weight)) for weight in weights[:-1]]
+    for _ in range(1000):
+        for at, scale in enumerate(scales):
+            before = 1.0 if at == 0 else scales[at - 1]
+            behind = 1.0 if at + 1 == len(scales) else scales[at + 1][:, None]
+            first, second = np.abs(weights[at] * before), np.abs(weights[at + 1] / behind)
+            scale[:] = np.sqrt(first.max(axis=1) / second.max(axis=0))
+    return scales
+
+
+def test_chains_settle_where_pair_after_pair_does() -> None:
     net, value = Net("long"), None
     value = net.input("x", 1, 3, 5, 5)
     widths = (3, 6, 5, 8, 4)
