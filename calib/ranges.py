@@ -24,6 +24,8 @@ BINS = 2048
 _FIRST = 128
 #: So many ranges are tried at most, from there to all bins, in steps of the same ratio.
 _TRIED = 400
+#: The share of values that a range by entropy clips at most.
+_CLIPPED = 0.01
 
 
 class Range:
@@ -234,8 +236,10 @@ def amax_entropy(histogram: Histogram, bits: int = 8) -> float:
     For i from 128 up, P is the first i bins with all that lies beyond added to the last of them, and Q the same bins
     without what lies beyond, joined to 2**(bits - 1) cells, each of which spreads its counts evenly over its bins that
     are not empty. The i with the smallest KL(P || Q) wins, the largest of equals, and its upper edge is the range. Bin
-    0 counts as much as bin 1, or zeros, which every grid holds exactly, would decide. Migacz 2017, "8-bit Inference
-    with TensorRT", GTC 2017, describes the method without the last two rules.
+    0 counts as much as bin 1, or zeros, which every grid holds exactly, would decide; and no range clips more than a
+    hundredth of the values, or a bin that is full by itself (the background of pictures, a padding) would hide in the
+    last bin all that lies beyond. Migacz 2017, "8-bit Inference with TensorRT", GTC 2017, describes the method without
+    the last three rules.
 
     P log Q is constant in a cell, so all sums come from prefix sums: one row of cells for each i, no loop over bins.
     """
@@ -258,6 +262,7 @@ def amax_entropy(histogram: Histogram, bits: int = 8) -> float:
         divergence = (own - cross) / total - np.log(total) + np.log(inside[tops])
     # An empty last bin gets the mass beyond it in P and nothing in Q: the divergence is infinite.
     divergence[(last == 0) & (beyond > 0)] = np.inf
+    divergence[beyond > _CLIPPED * total] = np.inf
     best = len(tops) - 1 - int(np.argmin(divergence[::-1]))
     return min(float(histogram.edges[tops[best]]), histogram.absmax)
 

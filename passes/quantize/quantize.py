@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 from secateur.calib.capture import DEFAULTS, CaptureOptions, capture
@@ -24,6 +24,7 @@ from secateur.passes.quantize.emit import TENSORRT, Emitter
 from secateur.passes.quantize.formats import find_format
 from secateur.passes.quantize.layers import Layer, Wishes, choose_layers, parse_named
 from secateur.passes.quantize.rounding import DATA_FREE, ROUNDINGS
+from secateur.passes.quantize.signs import is_not_negative
 from secateur.passes.quantize.weights import Clip, Coded, Coder, Methods
 
 AUTO = "auto"
@@ -68,9 +69,10 @@ class Quantize(Pass):
     """How the range of a weight is chosen: max, or mse, which clips where the squared error is smaller for it, by what
     the layer reads where there is data; auto is mse for four bits and max for eight, where it gains next to nothing."""
     rounding: str = "auto"
-    """Which code a weight gets: the nearest, or by what the layer reads gptq, descent, adaround or obr where better.
-    auto is gptq for four bits and obr for sparse weights where there is data, else nearest, which takes no time: in
-    eight bits the others pay where layers have few inputs, as depthwise convolutions have."""
+    """Which code a weight gets: the nearest, or the next where errors of a kernel and a row cancel then (squant), or by
+    what the layer reads gptq, descent, adaround or obr where better. auto is gptq for four bits and obr for sparse
+    weights where there is data, squant for depthwise convolutions behind a ReLU, whose few errors do not average out,
+    else nearest. The last two take no time."""
     products: bool = False
     """Quantize both operands of products of data, queries with keys and attention with values, too."""
     residuals: bool = True
@@ -98,7 +100,9 @@ class Quantize(Pass):
         layers = [one for one in choose_layers(known, wishes, context) if context.allow("quantize", one.use.op)]
         if not layers:
             return 0
-        raise_opset(graph, _opset(layers))
+        if raise_opset(graph, _opset(layers)):
+            context.facts.drop(self.changes)
+            known = context.facts.get(known_fact)
         if self.rounding not in (AUTO, *DATA_FREE):
             context.needed_source(f"rounding={self.rounding}")
         sites = placement.place(placement.Plan(known, layers), self._rules())
@@ -125,9 +129,7 @@ class Quantize(Pass):
     def _wishes(self) -> Wishes:
         wanted = find_format(self.format)
         named = tuple(parse_named(one) for one in self.formats)
-        if self.block and wanted is not None and wanted.is_blocked and wanted.levels == "plain":
-            wanted = replace(wanted, block=self.block)
-        return Wishes(wanted, named)
+        return Wishes(wanted and wanted.with_block(self.block), named)
 
     def _rules(self) -> list[placement.Rule]:
         rules = [placement.layer_inputs]
@@ -158,11 +160,12 @@ class Quantize(Pass):
     def _rounding(self, layer: Layer, context: Context) -> str:
         if self.rounding != AUTO:
             return self.rounding
+        plain = "squant" if _adds_up_errors(context.facts.graph, layer) else "nearest"
         if context.source is None:
-            return "nearest"
+            return plain
         if SparsityScheme.of(layer.weight) is not None:
             return "obr"
-        return "gptq" if layer.format.grid.bits <= FEW else "nearest"
+        return "gptq" if layer.format.grid.bits <= FEW else plain
 
     def _ranges(self, graph: Graph, sites: Sequence[placement.Site], context: Context) -> dict[str, float]:
         """The largest magnitude that is kept of each value, by name, from one walk over the data."""
@@ -214,6 +217,17 @@ def _report(layer: Layer, coded: Coded, context: Context) -> None:
     if coded.error is not None:
         columns["error"], columns["nearest"] = coded.error, coded.nearest
     context.row(**columns)
+
+
+def _adds_up_errors(graph: Graph, layer: Layer) -> bool:
+    """Whether each output is made from a few numbers of one channel, all of one sign: errors have nothing to drown in.
+
+    Seen with EfficientNet-Lite. Behind HardSwish, whose numbers are of both signs, nothing is gained.
+    """
+    return all(
+        use.groups > 1 and use.groups == use.inputs and bool(use.taps) and is_not_negative(graph, use.data)
+        for use in layer.uses
+    )
 
 
 def _opset(layers: Sequence[Layer]) -> int:

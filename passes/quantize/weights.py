@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from secateur.calib.solvers.block_scales import nvfp4_scales, power_scales
 from secateur.calib.solvers.grids import codes, real, scales_by_error, scales_by_range
@@ -22,6 +22,7 @@ from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs, mer
 from secateur.passes.layers.matrix import as_matrices, bias_of, from_matrices, matrices_of
 from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.layers.stages import walk
+from secateur.passes.quantize.formats import Format
 from secateur.passes.quantize.layers import Layer
 from secateur.passes.quantize.rounding import DATA_FREE, ROUNDINGS, Scaled, Unrounded
 
@@ -82,22 +83,45 @@ class Coded:
 
 def scales_of(layer: Layer, matrix: NDArray[Any], energies: NDArray[Any] | None, clip: Clip) -> Scales:
     """Scales for one matrix [outputs, columns] of a layer; by the energies [columns] of its inputs where known."""
-    wanted, block, search = layer.format, layer.block, clip == "mse"
+    dtype = layer.use.tensor.dtype.numpy
+    if not layer.whole:
+        return grid_scales(layer.format, layer.block, matrix, Fit(clip, energies, dtype))
+    each = None if energies is None else np.tile(energies, len(matrix))
+    found = grid_scales(layer.format, layer.block, matrix.reshape(1, -1), Fit(clip, each, dtype))
+    rows = len(matrix)
+    return Scales(np.repeat(found.scale, rows, axis=0), np.repeat(found.stored, rows, axis=0), found.tensor)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How scales are fitted to a matrix [outputs, columns].
+
+    Attributes:
+        clip: of its range.
+        energies: [columns] of what is read; None for all the same.
+        dtype: of scales, where the format has no type of its own for them.
+    """
+
+    clip: Clip = "max"
+    energies: NDArray[Any] | None = None
+    dtype: DTypeLike = np.float32
+
+
+def grid_scales(wanted: Format, block: int | None, matrix: NDArray[Any], fit: Fit | None = None) -> Scales:
+    """Scales for a matrix [outputs, columns] in a format, one for each row or for each block of its columns."""
+    fit = fit or Fit()
+    search = fit.clip == "mse"
     match wanted.levels:
         case "double":
-            two = nvfp4_scales(matrix, block or 0, energies, search)
+            two = nvfp4_scales(matrix, block or 0, fit.energies, search)
             return Scales(two.scale, two.block, two.tensor)
         case "power":
-            powers = power_scales(matrix, wanted.grid, block or 0, energies, search)
+            powers = power_scales(matrix, wanted.grid, block or 0, fit.energies, search)
             return Scales(powers.astype(np.float32), powers)
-    dtype = layer.use.tensor.dtype.numpy
-    rows = matrix.reshape(1, -1) if layer.whole else matrix
     if search:
-        each = energies if energies is None or not layer.whole else np.tile(energies, len(matrix))
-        found = scales_by_error(rows, wanted.grid, block, each, dtype)
+        found = scales_by_error(matrix, wanted.grid, block, fit.energies, fit.dtype)
     else:
-        found = scales_by_range(rows, wanted.grid, block, dtype)
-    found = np.repeat(found, len(matrix), axis=0) if layer.whole else found
+        found = scales_by_range(matrix, wanted.grid, block, fit.dtype)
     return Scales(found, found)
 
 
@@ -148,12 +172,19 @@ class Coder:
         same &= all(value.name in made for op in present.ops() for value in op.outputs if value is not None)
         return original.clone() if same else present.clone()
 
+    @property
+    def _blind(self) -> str:
+        """The rounding where data says nothing."""
+        return self.methods.rounding if self.methods.rounding in DATA_FREE else "nearest"
+
     def _alone(self, layer: Layer) -> Coded:
         """By the weight alone."""
         matrices = as_matrices(layer.use, layer.use.tensor.numpy())
         joined = matrices.reshape(-1, matrices.shape[-1])
-        scales = scales_of(layer, joined, None, self.methods.clip)
-        return _coded(layer, joined, scales)
+        if self._blind == "nearest":  # which codes are anyway
+            return _coded(layer, joined, scales_of(layer, joined, None, self.methods.clip))
+        rounded = self._rounded(layer, self._blind, Unrounded(joined, taps=_taps(layer)), None)
+        return _coded(layer, rounded.matrix, rounded.scales)
 
     def _step(self, step: Sequence[Layer], streams: Streams) -> dict[Layer, Coded]:
         uses = [use for layer in step for use in layer.uses]
@@ -186,6 +217,8 @@ class Coder:
         present = problem.weight
         plain = self._rounded(layer, "nearest", Unrounded(present), energies)
         candidates = [plain]
+        if self._blind != "nearest":
+            candidates.insert(0, self._rounded(layer, self._blind, Unrounded(present, taps=_taps(layer)), energies))
         if energies is not None and self.methods.rounding not in DATA_FREE:
             mask, gram = _mask(present), problem.gram
             target = replace(problem, weight=before).target
@@ -251,6 +284,10 @@ class _Rounded:
     scales: Scales
     error: float = 0.0
     nearest: float = 0.0
+
+
+def _taps(layer: Layer) -> int:
+    return math.prod(layer.use.tensor.shape[axis] for axis in layer.use.taps)
 
 
 def _mask(weight: NDArray[Any]) -> Mask | None:

@@ -169,6 +169,8 @@ def naive_entropy(counts: Array, bits: int) -> int:
         p, q = p / p.sum(), q / q.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
             divergence = float(np.where(p > 0, p * np.log(p / q), 0.0).sum())
+        if counts[kept:].sum() > 0.01 * counts.sum():
+            continue
         best = min(best, (divergence, kept), key=lambda pair: (round(pair[0], 12), -pair[1]))
     return best[1]
 
@@ -181,3 +183,11 @@ def test_entropy_is_what_its_definition_says(seed: int) -> None:
     histogram.counts = random.poisson(300 * np.exp(-np.arange(200) / (20 + 10 * seed)))
     histogram.counts[0] = 100_000  # as after a ReLU
     assert amax_entropy(histogram, bits=5) == naive_entropy(histogram.counts, bits=5)
+
+
+def test_a_spike_hides_nothing_beyond_it_from_entropy() -> None:
+    """Half of the values are one number, as the background of pictures is; the others lie beyond it."""
+    random = np.random.default_rng(0)
+    histogram = Histogram()
+    histogram.update(np.concatenate([np.full(50_000, 0.8), random.choice(256, 50_000) * (2 / 255)]))
+    assert amax_entropy(histogram) > 1.9

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.graphs import Net
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
+from secateur.calib.batches import Source
 from secateur.calib.ranges import Histogram, amax_mse
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Header
@@ -51,6 +53,38 @@ def test_four_bits_are_rounded_by_what_is_read_and_eight_are_not() -> None:
     assert "error" not in eight
     (asked,) = _quantize("quantize{format=int4, rounding=gptq, clip=mse}").report.entries[0].rows
     assert asked == four
+
+
+@pytest.mark.parametrize(
+    ("before", "group", "expected"),
+    [
+        ("Relu", 8, "squant"),
+        ("MaxPool", 8, "squant"),
+        ("Clip", 8, "squant"),
+        ("HardSwish", 8, "nearest"),
+        ("Relu", 1, "nearest"),
+    ],
+)
+def test_errors_of_depthwise_weights_cancel_behind_a_relu(before: str, group: int, expected: str) -> None:
+    net = Net("channels")
+    x = net.input("x", 1, 8, 6, 6)
+    if before == "Clip":
+        x = net.op(
+            "Pad", net.op("Clip", x, net.constant("least", np.float32(0))), net.constant("pads", np.zeros(8, int))
+        )
+    elif before == "MaxPool":
+        x = net.op("MaxPool", net.op("Relu", x), kernel_shape=[1, 1])
+    else:
+        x = net.op(before, x)
+    graph = net.done((net.conv(x, "conv", 8, 8 // group, 3, 3, group=group), (1, 8, 4, 4)))
+    source = open_source([{"x": _DATA.reshape(-1)[:288].reshape(1, 8, 6, 6)}])
+    made = {way: str(_run(graph, f"quantize{{rounding={way}}}", source)) for way in ("auto", "squant", "nearest")}
+    assert made["auto"] == made[expected]
+    assert made["squant"] != made["nearest"]
+
+
+def _run(graph: Graph, text: str, source: Source) -> Graph:
+    return run_pipeline(graph, parse_pipeline(text), Context(runner=OnnxRuntimeRunner, source=source)).graph
 
 
 def test_without_data_four_bits_are_rounded_to_the_nearest() -> None:

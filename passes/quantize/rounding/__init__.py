@@ -23,12 +23,14 @@ class Unrounded:
         mask: [outputs, columns] True where it may be other than zero; None where all may.
         gram: [columns, columns] H of what the layer reads; None without data.
         damping: what is added to its diagonal, relative to its mean.
+        taps: how many neighbouring columns are one kernel, of one input channel.
     """
 
     weight: Array
     mask: Mask | None = None
     gram: Array | None = None
     damping: float = 0.01
+    taps: int = 1
 
     @property
     def seen(self) -> Array:
@@ -62,11 +64,12 @@ _TABLE: Mapping[str, str] = MappingProxyType(
         "gptq": "secateur.passes.quantize.rounding.gptq:gptq",
         "nearest": "secateur.passes.quantize.rounding.nearest:nearest",
         "obr": "secateur.passes.quantize.rounding.obr:obr",
+        "squant": "secateur.passes.quantize.rounding.squant:squant",
     }
 )
 
 ROUNDINGS: Choices[Rounding] = Choices("rounding", _TABLE)
 """By name; other packages add theirs under the entry point group `secateur.rounding`."""
 
-DATA_FREE = frozenset({"nearest"})
+DATA_FREE = frozenset({"nearest", "squant"})
 """Those that look at weights only."""
