@@ -25,7 +25,7 @@ _CARRIED = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"
 """Ops that TensorRT moves a DequantizeLinear through: what lies between a stored weight and its op may be these."""
 _CONVOLUTION, _PRODUCTS = "Conv", ("Gemm", "MatMul")
 _PIECE = 1 << 22
-_FP8_TAPS = 32
+_FP8_TAPS, _FP8_CHANNELS = 32, 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Wishes:
     def of(self, name: str) -> Format | None:
         """The format that a weight of this name is to get."""
         return next((wanted for glob, wanted in self.named if fnmatchcase(name, glob)), self.format)
+
+    def is_named(self, name: str) -> bool:
+        """Whether the format of a weight is asked for by name."""
+        return any(fnmatchcase(name, glob) for glob, _ in self.named)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -121,7 +125,10 @@ def sorted_layers(known: Known, wishes: Wishes) -> tuple[list[Layer], list[tuple
     for uses in readers.values():
         use, wanted = uses[0], wishes.of(uses[0].weight.name)
         block = wanted.fitting_block(use.inputs) if wanted is not None and wanted.is_blocked else None
-        if reason := _refusal(known, uses, wanted, block):
+        reason = _refusal(known, uses, wanted, block)
+        if reason is None and not wishes.is_named(use.weight.name):
+            reason = _loss(use, wanted)
+        if reason is not None:
             refused.append((use.weight, reason))
         elif wanted is not None:
             whole = not wanted.is_blocked and any(not one.taps and is_packed(known, one.op) for one in uses)
@@ -155,6 +162,18 @@ def _refusal(known: Known, uses: Sequence[WeightUse], wanted: Format | None, blo
     if wanted.is_blocked:
         return _unfit_for_blocks(known.graph, uses, wanted, block) or _not_last(known, uses, wanted)
     return None
+
+
+def _loss(use: WeightUse, wanted: Format | None) -> str | None:
+    """Why a layer is left in float unless its weight is named; None where it need not be.
+
+    The first layer of VGG, ResNet and EfficientNet and the depthwise ones of the last bring most of the error of fp8.
+    """
+    channels = use.tensor.shape[use.contracted]
+    if wanted is None or wanted.grid != FP8 or wanted.is_blocked or channels >= _FP8_CHANNELS:
+        return None
+    few = f"{channels} input channel{'s' * (channels > 1)}"
+    return f"errors of {wanted.name} do not average over {few}, and kernels multiply 32 at once; formats can name it"
 
 
 def _stored_otherwise(use: WeightUse) -> str | None:

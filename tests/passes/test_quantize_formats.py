@@ -175,9 +175,22 @@ def test_a_product_that_is_split_into_heads_gets_one_scale() -> None:
 
 def test_a_large_kernel_stays_in_float_where_fp8_has_none_for_it() -> None:
     images = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
-    result = _quantize(Net(3, 16).conv(8, 7).op("Relu").conv(8).done(), "quantize{format=fp8}", images)
+    result = _quantize(Net(3, 16).conv(16, 7).op("Relu").conv(8).done(), "quantize{format=fp8}", images)
     assert result.report.rewrites == 1
     assert any("more than 32 positions" in note for note in result.report.entries[0].notes)
+
+
+def test_a_few_channels_stay_in_float_unless_fp8_is_asked_for_by_name() -> None:
+    images = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
+    graph = Net(3, 16).conv(16).op("Relu").conv(16, group=16).op("Relu").conv(8).done()
+    result = _quantize(graph, "quantize{format=fp8}", images)
+    assert result.report.rewrites == 1
+    notes = [note for note in result.report.entries[0].notes if "do not average over" in note]
+    assert [few in note for few, note in zip(("3 input channels,", "1 input channel,"), notes, strict=True)] == [
+        True
+    ] * 2
+    named = _quantize(graph, 'quantize{format=fp8, formats=["*:fp8"]}', images)
+    assert named.report.rewrites == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
