@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    models, recipes = zoo("small", "real"), variants(asked.formats)
+    models, recipes = zoo("small", "real", "full"), variants(asked.formats)
     if unknown := [*(set(asked.models or ()) - set(models)), *(set(asked.variants or ()) - set(recipes))]:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*models, *recipes))}")
     chosen = {name: recipe for name, recipe in recipes.items() if not asked.variants or name in asked.variants}

@@ -154,6 +154,7 @@ TASK = Task(
         "allocation=sensitivity",
         "then refit-blocks{span=2, steps=40, rate=0.005}",
         "allocation=sensitivity then refit-blocks{span=2, steps=40, rate=0.005}",
+        "allocation=sensitivity then refit-blocks{span=0, steps=40, rate=0.003}",
         "criterion=flap, repair=bias",
         "criterion=wanda-sp, repair=none",
         "criterion=wanda-sp, repair=least-squares",

@@ -37,6 +37,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         DEFAULT: _sparsify(),
         "default, augment": _sparsify("augment=4"),
         "default, refit-blocks": Method("sparsify{PATTERN},refit-blocks{steps=50}"),
+        "default, refit-blocks, refit whole": Method(
+            "sparsify{PATTERN},refit-blocks{span=2, steps=40, rate=0.005},refit-blocks{span=0, steps=40, rate=0.003}"
+        ),
         "default, augment, refit-blocks": Method("sparsify{PATTERN, augment=4},refit-blocks{steps=50, augment=4}"),
         "permute, default": Method("permute{PATTERN},sparsify{PATTERN}", neighbours=True),
         "permute, default, refit-blocks": Method(
