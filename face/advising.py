@@ -170,7 +170,7 @@ def advise_sparsity(
     form, least, path = _format(format), assumptions.get("least", LEAST), assumptions.get("times")
     if not 1 <= least <= 2:
         raise RefusedError(f"the least gain must be from 1 to 2, found {least:g}", hint="2:4 doubles speed at most")
-    times = None if path is None else load_kernel_times(path)
+    times = None if path is None else load_kernel_times(path, device)
     shapes = {name: tuple(shape) for name, shape in assumptions.get("shapes", {}).items()}
     graph = with_sizes(graph_of(model), shapes, assumptions.get("batch"))
     known = Known(graph, infer(graph))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from secateur.ir.errors import DataError
-from secateur.ir.targets import Format
+from secateur.ir.targets import Format, Target
 
 Key: TypeAlias = tuple[Format, int, int]
 """Format, inputs, outputs of a layer."""
@@ -42,14 +43,18 @@ class KernelTimes:
         return dense, sparse
 
 
-def load_kernel_times(path: str | os.PathLike[str]) -> KernelTimes:
+def load_kernel_times(path: str | os.PathLike[str], target: Target | None = None) -> KernelTimes:
     """Reads a table such as `benchmarks/sparse_kernels.py` writes.
 
     Of several times for one product (one for each library, say) the fastest counts. Rows whose `sparse` is null, for
     no sparse kernel took them, are left out.
 
+    Args:
+        path: a JSON file.
+        target: the device that is asked about; None for any.
+
     Raises:
-        DataError: the file cannot be read, or is no such table.
+        DataError: the file cannot be read, is no such table, or was measured on another device than the target.
     """
     where = os.fspath(path)
     try:
@@ -70,7 +75,24 @@ def load_kernel_times(path: str | os.PathLike[str]) -> KernelTimes:
         before = of.get(rows, (math.inf, math.inf))
         of[rows] = min(before[0], dense), min(before[1], sparse)
     times = {key: tuple((rows, *pair) for rows, pair in sorted(of.items())) for key, of in best.items()}
-    return KernelTimes(str(document.get("device", "an unnamed device")), times)
+    device = str(document.get("device", "an unnamed device"))
+    if target is not None and _are_others(_models(device), _models(target.name)):
+        raise DataError(
+            f"the kernel times {where} were measured on {device}, not on {target.name}",
+            hint="name that device as the target, or measure this one",
+        )
+    return KernelTimes(device, times)
+
+
+def _are_others(measured: set[str], asked: set[str]) -> bool:
+    """Whether two names are those of different devices; where one of them names no model, nobody can tell."""
+    return bool(measured and asked) and measured.isdisjoint(asked)
+
+
+def _models(device: str) -> set[str]:
+    """What tells a device from others of its maker, as in "NVIDIA A100-SXM4-80GB": words of letters and digits."""
+    words = re.findall(r"[a-z0-9]+", device.lower())
+    return {word for word in words if re.search(r"[0-9]", word) and not re.fullmatch(r"[0-9]+gb|sxm[0-9]|gddr.*", word)}
 
 
 def _row(entry: Any, where: str) -> tuple[Format, int, int, int, float, float]:

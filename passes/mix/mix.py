@@ -144,9 +144,10 @@ class MixPrecision(Pass):
     def _costs(self, known: Known, chosen: Sequence[Choosable], context: Context) -> Costs:
         if not self._counts_time():
             return byte_costs(known.graph, chosen, packed=Budget.parse(self.budget).resource != "bytes")
-        times = load_kernel_times(self.times) if self.times else None
+        target = find_target(self.target)
+        times = load_kernel_times(self.times, target) if self.times else None
         graph = _sized(known.graph, self.batch, context)
-        return latency_costs(known_fact(graph), chosen, Device(find_target(self.target), times))
+        return latency_costs(known_fact(graph), chosen, Device(target, times))
 
     def _counts_time(self) -> bool:
         resource = Budget.parse(self.budget).resource

@@ -144,8 +144,9 @@ class Sparsify(Pass):
         feeds = {} if first is None else {name: np.shape(array) for name, array in first.feeds.items()}
         shapes = {name: (self.batch or shape[0], *shape[1:]) for name, shape in feeds.items() if shape}
         sized = with_sizes(graph, shapes, self.batch or None)
-        times = load_kernel_times(self.times) if self.times else None
-        question = Question(find_target(self.target), self.target_format, times=times)
+        target = find_target(self.target)
+        times = load_kernel_times(self.times, target) if self.times else None
+        question = Question(target, self.target_format, times=times)
         return gains(Facts(sized).get(known_fact), question)
 
     def _wishes(self) -> Wishes:

@@ -146,6 +146,29 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
             find_target(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("device", "target", "is_it"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100", True),
+        ("NVIDIA A100-SXM4-80GB", "a10", False),
+        ("NVIDIA L40S", "l4", False),
+        ("NVIDIA GeForce RTX 4090", "rtx4090", True),
+        ("NVIDIA H200", "h100", False),
+        ("toy", "l4", True),
+        ("NVIDIA L4", "orin", True),
+    ],
+)
+def test_times_of_another_device_are_refused(device: str, target: str, is_it: bool, tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(json.dumps({"device": device, "times": []}))
+    asked = find_target(target)
+    if is_it:
+        assert load_kernel_times(path, asked).device == device
+        return
+    with pytest.raises(DataError, match=f"on {device}, not on {asked.name}"):
+        load_kernel_times(path, asked)
+
+
 def test_kernel_times_are_interpolated_and_never_extrapolated(tmp_path: Path) -> None:
     def row(rows: int, dense: float, sparse: float | None, **others: object) -> dict[str, object]:
         size = {"format": "fp16", "rows": rows, "inputs": 64, "outputs": 32, "dense": dense, "sparse": sparse}
