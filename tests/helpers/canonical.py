@@ -15,8 +15,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which choices that mean nothing are made one way.
 
     Numbers of tensors are raw; `Constant` nodes come first and hold a `value`; attributes, value_info and annotations
-    are sorted; what says nothing (value_info of strangers, names of attribute tensors, negative sizes) is gone; until
-    IR 4, inputs that are initializers come last.
+    are sorted; what says nothing (value_info of strangers, names of attribute tensors, negative sizes, Paddle's "?" for
+    any size that is open) is gone; until IR 4, inputs that are initializers come last.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -49,8 +49,8 @@ def _graph(graph: onnx.GraphProto, ir_version: int) -> None:
     _sort(graph.quantization_annotation, lambda annotation: annotation.tensor_name)
     for info in (*graph.input, *graph.output, *graph.value_info):
         for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
-            if dim.dim_value < 0:
-                dim.ClearField("dim_value")
+            if dim.dim_value < 0 or dim.dim_param == "?":
+                dim.ClearField("value")
 
 
 def _infos(infos: Any, names: set[str], constants: dict[str, TensorProto] | None = None) -> None:
