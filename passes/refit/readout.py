@@ -18,6 +18,7 @@ from secateur.passes.context import Context
 from secateur.passes.layers.answers import some_samples
 from secateur.passes.layers.matrix import Array, matrix_of
 
+_CARRIED = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 SAMPLES = 8
 """So many samples say what the model believes."""
 
@@ -55,11 +56,12 @@ def _pair(value: Value, present: Known, dense: Known) -> tuple[WeightUse, Weight
 
 
 def _readout(known: Known, value: Value) -> WeightUse | None:
-    """The matrix that makes a value which is read by nobody inside."""
+    """The matrix of real numbers, not codes, that makes a value which is read by nobody inside."""
     op = known.graph.producer(value)
     if op is None or op.key != ("", "MatMul") or known.graph.consumers(value):
         return None
-    return next((use for use in weight_uses_of(known, op) if use.port == 1 and use.slabs == 1), None)
+    uses = (use for use in weight_uses_of(known, op) if use.port == 1 and use.slabs == 1)
+    return next((use for use in uses if all(one.op_type in _CARRIED for one in use.chain)), None)
 
 
 def _roots(pair: tuple[WeightUse, WeightUse], dense: Known, context: Context) -> tuple[Array, Array]:

@@ -100,6 +100,15 @@ def test_what_is_not_wide_stays(classes: int) -> None:
     assert narrowed(dense, dense, _context(1)) == (dense, dense)
 
 
+def test_codes_are_no_matrix() -> None:
+    dense = _language_model(width=32, tied=False)
+    coded = known(run_pipeline(dense, parse_pipeline("quantize{format=int8-block}")).graph)
+    maker = coded.graph.producer(coded.graph["logits"])
+    assert maker is not None and maker.inputs[1] is not None
+    assert coded.graph.producer(maker.inputs[1]).op_type == "DequantizeLinear"
+    assert narrowed(coded, coded, _context(1)) == (coded, coded)
+
+
 def test_the_fitted_model_keeps_its_head() -> None:
     dense = _language_model(tied=False)
     pruned = run_pipeline(dense, parse_pipeline(PRUNE)).graph
