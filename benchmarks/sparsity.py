@@ -5,8 +5,8 @@
 `chain` is that of `benchmarks/ir.py` (2,400 matrices, 632 MB of external weights), `bert` has the shapes of BERT-base's
 layers (340 MB inside the model file). `mask` loads, masks every weight by magnitude and saves; `check` is
 `secateur sparsity`; with `--peers`, `polygraphy inspect sparsity` does the same, which takes minutes. `stack` has
-4.3 GB of external weights, which `sparsegpt` prunes and updates on calibration data without ever holding them all; it
-is run once, if asked for. Each runs in a fresh process with the files in the page cache. Medians go to the screen and
+4.3 GB of external weights, which `sparsegpt` prunes and updates on calibration data, to see whether that streams; it is
+run once, if asked for. Each runs in a fresh process with the files in the page cache. Medians go to the screen and
 to `results/sparsity.json`, where those of other models stay.
 """
 
