@@ -18,7 +18,8 @@ from secateur.passes.context import Context
 from secateur.passes.layers.answers import some_samples
 from secateur.passes.layers.matrix import Array, matrix_of
 
-_CARRIED = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_CARRIED = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""What may lie between a constant and the op that multiplies by it: neither its numbers nor their type change."""
 SAMPLES = 8
 """So many samples say what the model believes."""
 
@@ -35,7 +36,8 @@ def narrowed(present: Known, dense: Known, context: Context) -> tuple[Known, Kno
 
     Such layers are not fitted themselves: language models share them with their embeddings.
     """
-    logits = [value for value in present.graph.outputs if meanings(present).get(value.name) == "logits"]
+    meant = meanings(present)
+    logits = [value for value in present.graph.outputs if meant.get(value.name) == "logits"]
     pairs = [pair for value in logits if (pair := _pair(value, present, dense)) is not None]
     if not pairs:
         return present, dense

@@ -14,6 +14,7 @@ from secateur.backends.torch.tuning import TorchTuner
 from secateur.calib.batches import Batch
 from secateur.calib.sources import open_source
 from secateur.ir import DataType, Graph, Tensor
+from secateur.ir.build import emit
 from secateur.passes.cleanup.shapes import known
 from secateur.passes.context import Context
 from secateur.passes.manager import run_pipeline
@@ -107,6 +108,15 @@ def test_codes_are_no_matrix() -> None:
     assert maker is not None and maker.inputs[1] is not None
     assert coded.graph.producer(maker.inputs[1]).op_type == "DequantizeLinear"
     assert narrowed(coded, coded, _context(1)) == (coded, coded)
+
+
+def test_a_head_that_is_cast_is_left_alone() -> None:
+    net = Net("half")
+    table = net.constant("table", np.ones((16, 96), np.float16))
+    cast = emit(net.graph, "Cast", [table], {"to": int(DataType.FLOAT32)}).output
+    dense = known(net.done((net.op("MatMul", net.input("x", "n", 16), cast, to="logits"), ("n", 96))))
+    source = open_source([Batch({"x": np.ones((2, 16), np.float32)})])
+    assert narrowed(dense, dense, Context(runner=_RUNNER, source=source)) == (dense, dense)
 
 
 def test_the_fitted_model_keeps_its_head() -> None:
