@@ -15,6 +15,7 @@ from secateur.ir.blocks import Block, blocks
 from secateur.ir.graph import Graph
 from secateur.ir.node import Op, Value
 from secateur.ir.rules.known import Known
+from secateur.ir.spill import Spool
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams
 
@@ -24,7 +25,8 @@ Visit: TypeAlias = Callable[[int, Streams], None]
 def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Context, visit: Visit) -> None:
     """Visits each job with streams that feed all its ops, in the order of the blocks that these lie in.
 
-    A visit may give ops of its job new weights: later jobs are fed by what it left.
+    A visit may give ops of its job new weights: later jobs are fed by what it left, and it waits in files when it gets
+    large.
 
     Args:
         present: the model that changes.
@@ -46,21 +48,28 @@ def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Co
         if job not in inside:
             (early if min(order[op] for op in ops) < begin else late).append(job)
     runs = _runs(found, inside)
-    for job in early:
+    spool = Spool()
+
+    def visit_whole(job: int) -> None:
         visit(job, whole)
+        spool.add(value for op in jobs[job] for value in op.inputs)
+
+    for job in early:
+        visit_whole(job)
 
     def visit_stage(stage: Stage) -> None:
         one = dense is present
         streams = Streams(stage.current, stage.current if one else stage.dense)
         for job in runs[stage.index][1]:
             visit(job, streams)
+        spool.add(value for op in stage.block.ops for value in op.inputs)
 
     if runs:
         model = present if dense is present else PairedStream(dense, present)
         factory = context.needed_runner("calibrating")
         capture_blocks(model, source, factory, [block for block, _ in runs], visit_stage)
     for job in late:
-        visit(job, whole)
+        visit_whole(job)
 
 
 def trunk_blocks(graph: Graph) -> list[Block]:
