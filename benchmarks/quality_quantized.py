@@ -17,14 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pruning import HERE, Result, measure
 from quality import layout, quantized, table
 from quality.task import Task
-from rich.console import Console
 
 BOOK = table.Book(HERE / "results" / "quality_quantized.json")
 
@@ -46,10 +44,10 @@ def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
 
 
 class Runner:
-    """Runs cells; keeps calibration data in a scratch folder, and the tools' environments that were asked for."""
+    """Runs cells, each tool in an environment of its own, made when it is asked for."""
 
-    def __init__(self, options: argparse.Namespace, results: Result, scratch: str, console: Console) -> None:
-        self.options, self.results, self.scratch, self.console = options, results, scratch, console
+    def __init__(self, desk: layout.Desk) -> None:
+        self.desk = desk
         self.pythons: dict[str, str | None] = {}
 
     def __call__(self, cell: table.Cell) -> Result:
@@ -58,24 +56,24 @@ class Runner:
         here = [sys.executable, str(HERE / "quality_quantized.py"), "--cell", name, form]
         if method not in quantized.PEERS:
             row = quantized.METHODS.get(method)
-            return {"pipeline": row and row.pipeline(form), **measure([*here, method], self.options.limit)}
+            return {"pipeline": row and row.pipeline(form), **measure([*here, method], self.desk.options.limit)}
         python = self._python(quantized.PEERS[method])
         if python is None:
             return {"skipped": "its environment could not be made"}
-        task, file = quantized.TASKS[name], str(Path(self.scratch, "quantized.onnx"))
-        data = table.calibration(name, task, self.scratch)
+        task, file = quantized.TASKS[name], str(Path(self.desk.scratch, "quantized.onnx"))
+        data = table.calibration(name, task, self.desk.scratch)
         kind = "transformer" if name in quantized.TRANSFORMERS else ""
         command = [python, str(HERE / "quality" / "quantized_peers.py"), method, quantized.FORMATS[form]]
-        made = measure([*command, str(task.model()), data, file, kind], self.options.limit)
+        made = measure([*command, str(task.model()), data, file, kind], self.desk.options.limit)
         if "failure" in made or "skipped" in made:
             return made
-        return {**made, **measure([*here, file], self.options.limit)}
+        return {**made, **measure([*here, file], self.desk.options.limit)}
 
     def _python(self, name: str) -> str | None:
         if name not in self.pythons:
-            place = Path(f"{self.options.peers}-{name}")
-            self.pythons[name], found = table.environment(place, quantized.ENVIRONMENTS[name], self.console)
-            self.results.setdefault("peers", {})[name] = found
+            place = Path(f"{self.desk.options.peers}-{name}")
+            self.pythons[name], found = table.environment(place, quantized.ENVIRONMENTS[name], self.desk.console)
+            self.desk.results.setdefault("peers", {})[name] = found
         return self.pythons[name]
 
 
@@ -109,14 +107,8 @@ def main() -> None:
 
         print("RESULT " + json.dumps(measure_cell(*options.cell)))
         return
-    results = BOOK.read()
-    if not options.show:
-        done = table.finished(results) if options.resume else set()
-        console = layout.screen()
-        with tempfile.TemporaryDirectory() as scratch:
-            run = Runner(options, results, scratch, console)
-            BOOK.fill(results, (cell for cell in wanted(options) if cell not in done), run, console)
-    layout.Layout(quantized.TASKS, "format", known_methods, COLUMNS).show(results, options.models)
+    shown = layout.Layout(quantized.TASKS, "format", known_methods, COLUMNS)
+    shown.fill(BOOK, options, wanted(options), Runner)
 
 
 if __name__ == "__main__":

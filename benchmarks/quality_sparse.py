@@ -17,11 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pruning import HERE, Result, measure, peers_python
+from pruning import HERE, Result, measure
 from quality import layout, reference, sparse, table
 from quality.task import Task
 
@@ -51,46 +50,37 @@ def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
                     yield name, pattern, method
 
 
-def run(cell: table.Cell, options: argparse.Namespace, python: str | None, scratch: str) -> Result:
-    """What one cell's process found, or `{"failure": ...}`, or `{"skipped": ...}`."""
-    name, pattern, method = cell
-    folder = options.reference
-    here = [sys.executable, str(HERE / "quality_sparse.py"), "--reference", str(folder or ""), "--cell", name, pattern]
-    if method in sparse.REFERENCES:
-        lacking = reference.missing(method, folder)
-        return {"skipped": lacking} if lacking else measure([*here, method], options.limit)
-    if method not in sparse.ONNXSIM:
-        return measure([*here, method], options.limit)
-    if python is None:
-        return {"skipped": "no environment for onnxsim"}
-    file = str(Path(scratch, "sparse.onnx"))
-    data = table.calibration(name, sparse.TASKS[name], scratch)
-    command = [python, str(HERE / "quality" / "sparse_peers.py"), method, sparse.PATTERNS[pattern]]
-    made = measure([*command, str(sparse.TASKS[name].model()), data, file], options.limit)
-    return made if "failure" in made else {**made, **measure([*here, file], options.limit)}
+class Runner:
+    """Runs cells."""
+
+    def __init__(self, desk: layout.Desk) -> None:
+        self.desk = desk
+        reference = str(desk.options.reference or "")
+        self.here = [sys.executable, str(HERE / "quality_sparse.py"), "--reference", reference, "--cell"]
+
+    def __call__(self, cell: table.Cell) -> Result:
+        """What one cell's process found, or `{"failure": ...}`, or `{"skipped": ...}`, and the pipeline."""
+        ours = sparse.METHODS.get(cell[2])
+        return {"pipeline": ours and ours.pipeline(cell[1]), **self._found(*cell)}
+
+    def _found(self, name: str, pattern: str, method: str) -> Result:
+        options, here = self.desk.options, [*self.here, name, pattern]
+        if method in sparse.REFERENCES and (lacking := reference.missing(method, options.reference)):
+            return {"skipped": lacking}
+        if method not in sparse.ONNXSIM:
+            return measure([*here, method], options.limit)
+        if self.desk.peers is None:
+            return {"skipped": "no environment for onnxsim"}
+        task, file = sparse.TASKS[name], str(Path(self.desk.scratch, "sparse.onnx"))
+        data = table.calibration(name, task, self.desk.scratch)
+        command = [self.desk.peers, str(HERE / "quality" / "sparse_peers.py"), method, sparse.PATTERNS[pattern]]
+        made = measure([*command, str(task.model()), data, file], options.limit)
+        return made if "failure" in made else {**made, **measure([*here, file], options.limit)}
 
 
 def known_methods(task: Task) -> list[str]:
     """In the order of the rows."""
     return [sparse.DENSE, *sparse.METHODS, *task.peers]
-
-
-def fill(results: Result, options: argparse.Namespace) -> None:
-    """Runs what was asked for."""
-    console = layout.screen()
-    done = table.finished(results) if options.resume else set()
-    cells = [cell for cell in wanted(options) if cell not in done]
-    python = None
-    if any(method in sparse.ONNXSIM for _, _, method in cells):
-        python, versions = peers_python(options.peers, console)
-        results["peers"] = json.loads(versions) if python else versions
-    with tempfile.TemporaryDirectory() as scratch:
-
-        def row(cell: table.Cell) -> Result:
-            ours = sparse.METHODS.get(cell[2])
-            return {"pipeline": ours and ours.pipeline(cell[1]), **run(cell, options, python, scratch)}
-
-        BOOK.fill(results, cells, row, console)
 
 
 def main() -> None:
@@ -106,10 +96,8 @@ def main() -> None:
 
         print("RESULT " + json.dumps(measure_cell(*options.cell, reference=str(options.reference or ""))))
         return
-    results = BOOK.read()
-    if not options.show:
-        fill(results, options)
-    layout.Layout(sparse.TASKS, "pattern", known_methods, COLUMNS).show(results, options.models)
+    shown = layout.Layout(sparse.TASKS, "pattern", known_methods, COLUMNS)
+    shown.fill(BOOK, options, wanted(options), Runner)
 
 
 if __name__ == "__main__":

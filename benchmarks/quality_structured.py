@@ -19,11 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from pruning import HERE, Result, measure, peers_python
+from pruning import HERE, Result, measure
 from quality import layout, table
 from quality.methods import missing
 from quality.task import Task, pipeline
@@ -55,26 +54,31 @@ def wanted(options: argparse.Namespace) -> Iterator[table.Cell]:
                 yield from ((name, amount, method) for method in methods if some(options.methods, method, methods))
 
 
-def run(cell: table.Cell, results: Result, python: str | None, options: argparse.Namespace, scratch: str) -> Result:
-    """What one cell's process found, or `{"failure": ...}`, or `{"skipped": ...}`."""
-    name, amount, method = cell
-    task = TASKS[name]
-    here = [sys.executable, str(HERE / "quality_structured.py"), "--cell", name, amount]
-    if method not in task.peers:
-        lacking = None if method == DENSE else missing(task.amounts[amount], method)
-        text = None if method == DENSE else pipeline(task.amounts[amount], method)
-        found = {"skipped": lacking} if lacking else measure([*here, method], options.limit)
-        return {"pipeline": text, **found}
-    if python is None:
-        return {"skipped": "no peers"}
-    told = peer_amount(cell, results)
-    if told is None:
-        return {"skipped": "our row comes first: it says how many multiply-accumulates are left"}
-    file = str(Path(scratch, "pruned.onnx"))
-    data = table.calibration(name, task, scratch)
-    command = [str(HERE / "quality" / "peers.py"), method, name, str(task.model()), told, data]
-    made = measure([python, *command, file], options.limit)
-    return made if "failure" in made else {**made, **measure([*here, file], options.limit)}
+class Runner:
+    """Runs cells."""
+
+    def __init__(self, desk: layout.Desk) -> None:
+        self.desk = desk
+
+    def __call__(self, cell: table.Cell) -> Result:
+        """What one cell's process found, or `{"failure": ...}`, or `{"skipped": ...}`."""
+        name, amount, method = cell
+        task, limit = TASKS[name], self.desk.options.limit
+        here = [sys.executable, str(HERE / "quality_structured.py"), "--cell", name, amount]
+        if method not in task.peers:
+            lacking = None if method == DENSE else missing(task.amounts[amount], method)
+            text = None if method == DENSE else pipeline(task.amounts[amount], method)
+            return {"pipeline": text, **({"skipped": lacking} if lacking else measure([*here, method], limit))}
+        if self.desk.peers is None:
+            return {"skipped": "no peers"}
+        told = peer_amount(cell, self.desk.results)
+        if told is None:
+            return {"skipped": "our row comes first: it says how many multiply-accumulates are left"}
+        file = str(Path(self.desk.scratch, "pruned.onnx"))
+        data = table.calibration(name, task, self.desk.scratch)
+        command = [str(HERE / "quality" / "peers.py"), method, name, str(task.model()), told, data]
+        made = measure([self.desk.peers, *command, file], limit)
+        return made if "failure" in made else {**made, **measure([*here, file], limit)}
 
 
 def peer_amount(cell: table.Cell, results: Result) -> str | None:
@@ -92,19 +96,6 @@ def known_methods(task: Task) -> list[str]:
     return [DENSE, *task.methods, *task.peers]
 
 
-def fill(results: Result, options: argparse.Namespace) -> None:
-    """Runs what was asked for."""
-    console = layout.screen()
-    done = table.finished(results) if options.resume else set()
-    cells = [cell for cell in wanted(options) if cell not in done]
-    python = None
-    if any(method in TASKS[name].peers for name, _, method in cells):
-        python, versions = peers_python(options.peers, console)
-        results["peers"] = json.loads(versions) if python else versions
-    with tempfile.TemporaryDirectory() as scratch:
-        BOOK.fill(results, cells, lambda cell: run(cell, results, python, options, scratch), console)
-
-
 def main() -> None:
     """The command line."""
     parser = layout.arguments(__doc__, TASKS, "the peers' environment")
@@ -116,10 +107,8 @@ def main() -> None:
 
         print("RESULT " + json.dumps(measure_cell(*options.cell)))
         return
-    results = BOOK.read()
-    if not options.show:
-        fill(results, options)
-    layout.Layout(TASKS, "how much goes", known_methods, COLUMNS).show(results, options.models)
+    shown = layout.Layout(TASKS, "how much goes", known_methods, COLUMNS)
+    shown.fill(BOOK, options, wanted(options), Runner)
 
 
 if __name__ == "__main__":

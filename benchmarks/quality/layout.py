@@ -1,24 +1,48 @@
-"""How tables of cells are printed, and the options that all their commands have."""
+"""How tables of cells are filled in and printed, and the options that all their commands have."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from pruning import Result
+from pruning import Result, peers_python
 from rich.console import Console
 from rich.table import Column, Table
 
-from quality.table import key
+from quality.table import Book, Cell, finished, key
 from quality.task import CACHE, Task
 
 LIMIT = 5400
 """Seconds for one cell."""
 Figure = Callable[[Result], str]
 """What a column has of a row."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What cells are run with: the command's options, what is there so far, a scratch folder, and the screen."""
+
+    options: argparse.Namespace
+    results: Result
+    scratch: str
+    console: Console
+
+    @cached_property
+    def peers(self) -> str | None:
+        """The interpreter of the pruning peers' environment, which is made if need be; None where there is none."""
+        python, versions = peers_python(self.options.peers, self.console)
+        self.results["peers"] = json.loads(versions) if python else versions
+        return python
+
+
+Run = Callable[[Cell], Result]
+"""Finds what belongs into a cell."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,18 @@ class Layout:
     amount: str
     methods: Callable[[Task], Sequence[str]]
     columns: Mapping[str, Figure]
+
+    def fill(
+        self, book: Book, options: argparse.Namespace, wanted: Iterable[Cell], runner: Callable[[Desk], Run]
+    ) -> None:
+        """Runs what is wanted and, where that is resumed, not there yet; prints all."""
+        results, console = book.read(), screen()
+        if not options.show:
+            done = finished(results) if options.resume else set()
+            with tempfile.TemporaryDirectory() as scratch:
+                run = runner(Desk(options, results, scratch, console))
+                book.fill(results, (cell for cell in wanted if cell not in done), run, console)
+        self.show(results, options.models)
 
     def show(self, results: Result, models: Collection[str]) -> None:
         """Prints what is there of these models; of all where none are named."""
