@@ -24,18 +24,20 @@ class Builder:
         self._noise = np.random.default_rng(0).standard_normal(BLOCK // 4, np.float32).tobytes()
 
     def weight(self, *shape: int) -> str:
-        """A new weight, and its name."""
+        """A new weight, and its name. Each begins elsewhere in the noise: equal ones would be merged."""
+        start = 4 * len(self.weights) % BLOCK
+        noise = self._noise[start:] + self._noise[:start]
         tensor = TensorProto(name=f"weight_{len(self.weights)}", data_type=TensorProto.FLOAT, dims=shape)
         size = math.prod(shape) * 4
         if self.data is None:
-            tensor.raw_data = (self._noise * -(-size // BLOCK))[:size]
+            tensor.raw_data = (noise * -(-size // BLOCK))[:size]
         else:
             tensor.data_location = TensorProto.EXTERNAL
             offset = self.data.tell()
             for key, value in (("location", Path(self.data.name).name), ("offset", offset), ("length", size)):
                 tensor.external_data.add(key=key, value=str(value))
-            for start in range(0, size, BLOCK):
-                self.data.write(self._noise[: size - start])
+            for done in range(0, size, BLOCK):
+                self.data.write(noise[: size - done])
         self.weights.append(tensor)
         return tensor.name
 
