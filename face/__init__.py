@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from secateur.ir.onnx_read import load
     from secateur.ir.onnx_torch import from_torch
     from secateur.linting import LintReport, lint
+    from secateur.measuring import KernelMeasurement, measure_kernels
     from secateur.mixing import mixed_source
     from secateur.passes.base import Pass
     from secateur.passes.manifest import Manifest
@@ -58,6 +59,7 @@ _HOMES = {
     "secateur.ir.onnx_graphsurgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "secateur.ir.onnx_read": ("load",),
     "secateur.ir.onnx_torch": ("from_torch",),
+    "secateur.measuring": ("KernelMeasurement", "measure_kernels"),
     "secateur.mixing": ("mixed_source",),
     "secateur.linting": ("LintReport", "lint"),
     "secateur.passes.base": ("Pass",),
@@ -83,6 +85,7 @@ __all__ = [
     "FoundCriterion",
     "Graph",
     "Inspection",
+    "KernelMeasurement",
     "LintReport",
     "Manifest",
     "Op",
@@ -109,6 +112,7 @@ __all__ = [
     "inspect",
     "lint",
     "load",
+    "measure_kernels",
     "mixed_source",
     "open_source",
     "parse_pipeline",

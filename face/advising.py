@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from secateur.feeding import ModelLike, graph_of, refuse_unknown, title_of
 from secateur.ir.errors import RefusedError
-from secateur.ir.kernel_times import load_kernel_times
+from secateur.ir.kernel_times import KernelTimes, load_kernel_times
 from secateur.ir.known_targets import find_target
+from secateur.ir.measured_times import newest_kernel_times
 from secateur.ir.onnx_shapes import infer
 from secateur.ir.roofline import weight_bytes
 from secateur.ir.rules.known import Known
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+MEASURED = "measured"
+"""What stands for the newest table that was measured on this machine; a file of this name is `./measured`."""
+
+
 class Assumptions(TypedDict, total=False):
     """What a run is taken to be: shapes of inputs, the batch where those leave it open, the least gain worth zeros.
 
-    `times` is a file of measured kernels, which count instead of the roofline.
+    `times` is a file of measured kernels, which count instead of the roofline, or "measured": the newest table that
+    `measure_kernels` left on this machine for the target.
     """
 
     shapes: Mapping[str, Sequence[int]]
@@ -150,7 +156,7 @@ def advise_sparsity(
     """Tells which layers can take a 2:4 kernel, what each gains at most, and what the whole model gains at most.
 
     Nothing is run. Times are those of a roofline (`secateur.ir.roofline`) with every float in `format`, so gains are
-    upper bounds; with `times`, a table measured by `benchmarks/sparse_kernels.py`, measured layers count as measured.
+    upper bounds; with `times`, a table that `measure_kernels` wrote, measured layers count as measured.
 
     Args:
         model: a graph, or the path of an ONNX file.
@@ -162,15 +168,16 @@ def advise_sparsity(
 
     Raises:
         ModelError: the file is no model.
-        DataError: there is no such target, a shape does not fit or stays open, or the times cannot be read.
+        DataError: there is no such target, a shape does not fit or stays open, or the times cannot be read, or are not
+            there.
         RefusedError: there is no such format, or the target does not have it.
     """
     refuse_unknown(assumptions, Assumptions, "advise_sparsity")
     device = find_target(target) if isinstance(target, str) else target
-    form, least, path = _format(format), assumptions.get("least", LEAST), assumptions.get("times")
+    form, least = _format(format), assumptions.get("least", LEAST)
     if not 1 <= least <= 2:
         raise RefusedError(f"the least gain must be from 1 to 2, found {least:g}", hint="2:4 doubles speed at most")
-    times = None if path is None else load_kernel_times(path, device)
+    times = _times(assumptions.get("times"), device)
     shapes = {name: tuple(shape) for name, shape in assumptions.get("shapes", {}).items()}
     graph = with_sizes(graph_of(model), shapes, assumptions.get("batch"))
     known = Known(graph, infer(graph))
@@ -193,6 +200,12 @@ def _format(name: str) -> Format:
     if name not in list(Format):
         raise RefusedError(f"there is no format {name!r}", hint=f"give one of {', '.join(Format)}")
     return Format(name)
+
+
+def _times(given: str | os.PathLike[str] | None, target: Target) -> KernelTimes | None:
+    if given is None:
+        return None
+    return newest_kernel_times(target) if given == MEASURED else load_kernel_times(given, target)
 
 
 def _less(gain: float) -> str:

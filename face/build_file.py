@@ -89,6 +89,7 @@ class RecipeTable(_Strict):
     seed: NonNegativeInt | None = None
     clean: bool | None = None
     runner: str = "onnxruntime"
+    timer: str = "onnxruntime"
 
 
 class DataTable(_Strict):

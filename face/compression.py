@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
-from secateur.backends.latency import stopwatch
 from secateur.calib.batches import Source
 from secateur.feeding import Loading, ModelLike, graph_of, open_data, refuse_unknown, title_of
 from secateur.inspection import macs_of
@@ -22,15 +21,21 @@ from secateur.passes.manifest import Manifest
 from secateur.passes.pipeline import make_pass, print_pipeline
 from secateur.recipes import Recipe, RecipeLike, recipe_of
 from secateur.reports import CompressionReport
-from secateur.running import differentiator_of, runner_of, tuner_of
+from secateur.running import differentiator_of, runner_of, stopwatch_of, tuner_of
 
 CLEAN = "clean"
 
 
-class Compressing(Loading, total=False):
+class Running(Loading, total=False):
     """How data is walked, and with what models are run on it: `runner` (`secateur.running.runner_of`)."""
 
     runner: str
+
+
+class Compressing(Running, total=False):
+    """The same, and by what latency is measured: `timer` (`secateur.running.stopwatch_of`)."""
+
+    timer: str
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,19 @@ def compress(
             (yes if it has none).
         progress: told `(description, done, total)` as the work goes on.
         loading: `batch_size` and `limit` (samples at most) of the data, the recipe's where they are left out; `runner`,
-            with what the model is run on it: "onnxruntime", "torch", "torch:cuda".
+            with what the model is run on it: "onnxruntime", "torch", "torch:cuda"; `timer`, by what latency is measured
+            where a pass has a budget of it: "onnxruntime", or "tensorrt", by engines on this machine's GPU.
 
     Raises:
         ModelError: the file is no model.
         TextError: no such pass or option.
         DataError: the data does not fit the model, or a pass needs data and there is none.
         RefusedError: a pass was asked for something that it cannot do correctly.
-        BackendError: there is no such runner, or it cannot run the model.
+        BackendError: there is no such runner or timer, or it cannot run the model.
         PassError: a pass broke its contract, which is our defect.
     """
     how = loading.get("runner", "onnxruntime")
-    runner = runner_of(how)
+    runner, stopwatch = runner_of(how), stopwatch_of(loading.get("timer", "onnxruntime"))
     asked = _merged(recipe_of(recipe), seed, clean, loading)
     graph = graph_of(model)
     passes, added = passes_of(recipe, asked)

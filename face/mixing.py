@@ -6,13 +6,13 @@ from typing import Unpack
 
 from secateur.calib.batches import Source
 from secateur.calib.mixing import mixed
-from secateur.compression import Compressing
+from secateur.compression import Running
 from secateur.feeding import ModelLike, graph_of, open_data, refuse_unknown
 from secateur.running import runner_of
 
 
 def mixed_source(
-    model: ModelLike, general: object, domain: object, share: float = 0.5, **loading: Unpack[Compressing]
+    model: ModelLike, general: object, domain: object, share: float = 0.5, **loading: Unpack[Running]
 ) -> Source:
     """Two sets as one, to be handed on as data: the domain counts `share`, all else the rest, whatever their sizes.
 
@@ -34,7 +34,7 @@ def mixed_source(
         DataError: a set does not fit the model, or nothing but zeros comes of it.
         BackendError: there is no such runner, or it cannot run the model.
     """
-    refuse_unknown(loading, Compressing, "mixed_source")
+    refuse_unknown(loading, Running, "mixed_source")
     graph = graph_of(model)
     batch_size, limit = loading.get("batch_size"), loading.get("limit")
     one, other = (open_data(graph, data, batch_size=batch_size, limit=limit) for data in (general, domain))

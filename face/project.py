@@ -214,6 +214,7 @@ def _compress(work: _Work) -> _Model:
         batch_size=None if data is None else data.batch_size,
         limit=None if data is None else data.limit,
         runner=table.runner,
+        timer=table.timer,
     )
     staged = work.stage.place(target)
     result.manifest.save(staged.with_name(beside.name))

@@ -1,14 +1,16 @@
-"""With what models are run: a runner by its name."""
+"""With what models are run and timed: a runner, and a stopwatch, by its name."""
 
 from __future__ import annotations
 
 from functools import partial
 
+from secateur.backends import latency
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.ir.errors import BackendError
-from secateur.ir.runner import DifferentiatorFactory, RunnerFactory, TunerFactory
+from secateur.ir.runner import DifferentiatorFactory, RunnerFactory, Stopwatch, TunerFactory
 
 RUNNERS = "onnxruntime, torch, torch:cuda"
+TIMERS = "onnxruntime, tensorrt"
 
 
 def runner_of(name: str) -> RunnerFactory:
@@ -25,6 +27,21 @@ def runner_of(name: str) -> RunnerFactory:
 
         return partial(TorchRunner, device=device or "cpu")
     raise BackendError(f"there is no runner {name!r}", hint=f"say one of {RUNNERS}")
+
+
+def stopwatch_of(name: str) -> Stopwatch:
+    """The stopwatch of a name: `onnxruntime`, on the CPU, or `tensorrt`, on a GPU by engines; loads neither yet.
+
+    Raises:
+        BackendError: there is no such timer.
+    """
+    if name == "onnxruntime":
+        return latency.stopwatch
+    if name == "tensorrt":
+        from secateur.backends.tensorrt.stopwatch import EngineStopwatch
+
+        return EngineStopwatch()
+    raise BackendError(f"there is no timer {name!r}", hint=f"say one of {TIMERS}")
 
 
 def differentiator_of(name: str) -> DifferentiatorFactory:

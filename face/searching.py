@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from secateur.compression import CLEAN, Compressing
+from secateur.compression import CLEAN, Running
 from secateur.feeding import ModelLike, graph_of, open_data, refuse_unknown
 from secateur.ir.errors import RefusedError
 from secateur.passes.context import Context
@@ -23,7 +23,7 @@ def search_criterion(
     how: CriterionSearch | None = None,
     *,
     scope: Scope = "layer",
-    **loading: Unpack[Compressing],
+    **loading: Unpack[Running],
 ) -> FoundCriterion:
     """The formula of weights, inputs and gradients that chooses best which weights of a model stay.
 
@@ -43,7 +43,7 @@ def search_criterion(
         RefusedError: no layer can have the pattern, or no formula gives numbers.
         BackendError: there is no such runner, or it cannot run the model.
     """
-    refuse_unknown(loading, Compressing, "search_criterion")
+    refuse_unknown(loading, Running, "search_criterion")
     runner = loading.get("runner", "onnxruntime")
     graph = run_pipeline(graph_of(model), [make_pass(CLEAN)], Context()).graph
     source = open_data(graph, data, batch_size=loading.get("batch_size"), limit=loading.get("limit"))

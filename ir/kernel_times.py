@@ -26,6 +26,8 @@ class KernelTimes:
 
     device: str
     times: Mapping[Key, tuple[tuple[int, float, float], ...]]
+    capability: str | None = None
+    """The compute capability of the device, as "8.9"; None where the table does not say."""
 
     def seconds(self, form: Format, rows: int, inputs: int, outputs: int) -> tuple[float, float] | None:
         """What [rows, inputs] x [inputs, outputs] takes dense and 2:4, in seconds.
@@ -44,7 +46,7 @@ class KernelTimes:
 
 
 def load_kernel_times(path: str | os.PathLike[str], target: Target | None = None) -> KernelTimes:
-    """Reads a table such as `benchmarks/sparse_kernels.py` writes.
+    """Reads a table such as `secateur times` and `benchmarks/sparse_kernels.py` write.
 
     Of several times for one product (one for each library, say) the fastest counts. Rows whose `sparse` is null, for
     no sparse kernel took them, are left out.
@@ -68,25 +70,29 @@ def load_kernel_times(path: str | os.PathLike[str], target: Target | None = None
         raise DataError(f"the kernel times {where} have no list `times`", hint=_HINT)
     best: dict[Key, dict[int, tuple[float, float]]] = {}
     for index, entry in enumerate(entries):
-        if isinstance(entry, dict) and entry.get("sparse", 0) is None:
+        refused = isinstance(entry, dict) and entry.get("sparse", 0) is None
+        whole = {**entry, "sparse": entry.get("dense")} if refused else entry
+        form, rows, inputs, outputs, dense, sparse = _row(whole, f"{where}, times[{index}]")
+        if refused:
             continue
-        form, rows, inputs, outputs, dense, sparse = _row(entry, f"{where}, times[{index}]")
         of = best.setdefault((form, inputs, outputs), {})
         before = of.get(rows, (math.inf, math.inf))
         of[rows] = min(before[0], dense), min(before[1], sparse)
     times = {key: tuple((rows, *pair) for rows, pair in sorted(of.items())) for key, of in best.items()}
     device = str(document.get("device", "an unnamed device"))
-    if target is not None and _are_others(_models(device), _models(target.name)):
+    if target is not None and are_others(device, target.name):
         raise DataError(
             f"the kernel times {where} were measured on {device}, not on {target.name}",
             hint="name that device as the target, or measure this one",
         )
-    return KernelTimes(device, times)
+    capability = document.get("capability")
+    return KernelTimes(device, times, None if capability is None else str(capability))
 
 
-def _are_others(measured: set[str], asked: set[str]) -> bool:
+def are_others(measured: str, asked: str) -> bool:
     """Whether two names are those of different devices; where one of them names no model, nobody can tell."""
-    return bool(measured and asked) and measured.isdisjoint(asked)
+    one, other = _models(measured), _models(asked)
+    return bool(one and other) and one.isdisjoint(other)
 
 
 def _models(device: str) -> set[str]:

@@ -29,6 +29,7 @@ _TYPES: Mapping[str, DataType] = {
     "FLOAT": DataType.FLOAT32,
     "HALF": DataType.FLOAT16,
     "BF16": DataType.BFLOAT16,
+    "FP8": DataType.FLOAT8E4M3FN,
     "INT8": DataType.INT8,
     "UINT8": DataType.UINT8,
     "INT32": DataType.INT32,
@@ -150,7 +151,7 @@ class EngineRunner:
         results, _ = self._bind(feeds)
         self._enqueue()
         self._stream.synchronize()
-        return {name: dtypes.to_array(tensor, self._outputs[name].dtype) for name, tensor in results.items()}
+        return {name: _from_device(tensor, self._outputs[name].dtype) for name, tensor in results.items()}
 
     def time(self, feeds: Mapping[str, NDArray[Any]], *, repeats: int = 50, warmup: int = 10) -> EngineTime:
         """How long a run takes on the device, nothing copied: a replayed CUDA graph, if one can be had.
@@ -207,7 +208,9 @@ class EngineRunner:
             port = self._inputs[name]
             if array.dtype != port.dtype.numpy:
                 raise DataError(f"input {name!r} takes {port.dtype.short}, got {array.dtype}")
-            tensor = dtypes.from_array(array).to("cpu" if port.on_host else self._device).contiguous()
+            tensor = (
+                dtypes.from_array(_held(array, port.dtype)).to("cpu" if port.on_host else self._device).contiguous()
+            )
             if not context.set_input_shape(name, tuple(array.shape)):
                 raise DataError(
                     f"input {name!r}: the engine does not take {list(array.shape)}; it is {list(port.shape)}, within "
@@ -223,7 +226,8 @@ class EngineRunner:
                 raise TensorRTError(
                     f"{self._path}: the size of output {name!r} depends on data, which is not supported"
                 )
-            results[name] = torch.empty(shape, dtype=dtypes.torch_dtype(port.dtype), device=self._device)
+            held = DataType.UINT8 if dtypes.is_carried(port.dtype) else port.dtype
+            results[name] = torch.empty(shape, dtype=dtypes.torch_dtype(held), device=self._device)
             context.set_tensor_address(name, results[name].data_ptr())
         torch.cuda.synchronize(self._device)  # copies ran on another stream
         return results, fed
@@ -270,6 +274,17 @@ class EngineInstead:
         if any(asked is not None and set(asked) - set(own) for asked, own in zip((inputs, outputs), ends, strict=True)):
             raise TensorRTError(f"{self.engine} runs as a whole: values inside it cannot be fed or fetched")
         return EngineRunner(self.engine)
+
+
+def _held(array: NDArray[Any], dtype: DataType) -> NDArray[Any]:
+    """What lies in the device's memory: of types that torch carries by wider ones, the bytes themselves."""
+    return array.view(np.uint8) if dtypes.is_carried(dtype) else array
+
+
+def _from_device(tensor: Any, dtype: DataType) -> NDArray[Any]:
+    if dtypes.is_carried(dtype):
+        return dtypes.to_array(tensor).view(dtype.numpy)
+    return dtypes.to_array(tensor, dtype)
 
 
 def _clocks() -> dict[str, float]:

@@ -38,7 +38,8 @@ class AdviseOptions:
     batch: Annotated[int | None, typer.Option(help="Size of first axes that no shape fixes; 1 by default.")] = None
     least: Annotated[float, typer.Option(help="Layers that gain less than this at most stay dense.")] = 1.05
     times: Annotated[
-        Path | None, typer.Option(help="Kernels measured by benchmarks/sparse_kernels.py, instead of the roofline.")
+        str | None,
+        typer.Option(help="Measured kernels instead of the roofline: a file, or `measured`, by `secateur times` here."),
     ] = None
 
 

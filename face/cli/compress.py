@@ -32,6 +32,9 @@ class CompressOptions:
     batch_size: Annotated[int | None, typer.Option(help="Samples in a batch; instead of the recipe's.")] = None
     limit: Annotated[int | None, typer.Option(help="How many samples to use; instead of the recipe's.")] = None
     runner: Annotated[str, typer.Option(help="What runs the model: onnxruntime, torch, torch:cuda.")] = "onnxruntime"
+    timer: Annotated[
+        str, typer.Option(help="What measures latency, where it is the budget: onnxruntime, or tensorrt on a GPU.")
+    ] = "onnxruntime"
     clean: Annotated[
         bool | None, typer.Option("--clean/--no-clean", help="Fold constants and BatchNormalization first.")
     ] = None
@@ -55,6 +58,7 @@ def compress(options: CompressOptions, screen: Screen) -> Answer:
             batch_size=options.batch_size,
             limit=options.limit,
             runner=options.runner,
+            timer=options.timer,
         )
         written = write.everything(result)
     for path in written:

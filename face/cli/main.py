@@ -23,12 +23,14 @@ from secateur.cli.replay import replay
 from secateur.cli.run_pass import run_pass
 from secateur.cli.sparsity import sparsity
 from secateur.cli.text import diff, print_model
+from secateur.cli.times import times
 
 COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "groups": groups,
     "sparsity": sparsity,
     "advise": advise,
+    "times": times,
     "compress": compress,
     "replay": replay,
     "compare": compare,

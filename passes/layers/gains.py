@@ -158,6 +158,32 @@ def _work(known: Known, op: Op, uses: Sequence[WeightUse], macs: int | None, for
     return Work(macs or 0, sum(use.tensor.size for use in uses), moved)
 
 
+@dataclass(frozen=True, order=True)
+class Product:
+    """[rows, inputs] x [inputs, outputs]."""
+
+    inputs: int
+    outputs: int
+    rows: int
+
+
+def products(known: Known) -> tuple[Product, ...]:
+    """The layers of a graph that are plain matrix products, each shape once: those that can be looked up in a table.
+
+    Layers of unknown shapes are not among them; sizes that the model leaves open count as 1.
+    """
+    found: dict[Product, None] = {}
+    macs = cost(known).macs
+    for op in known.graph.ops():
+        uses = [] if _is_constant(known, op) else list(weight_uses_of(known, op))
+        if not _is_layer(op, uses) or not _is_product(uses[0]):
+            continue
+        work, use = _work(known, op, uses, macs.get(op), Format.FP16), uses[0]
+        if work is not None and work.macs:
+            found[Product(use.inputs, use.outputs, round(work.macs / use.tensor.size))] = None
+    return tuple(found)
+
+
 def gains(known: Known, question: Question) -> dict[str, float | str]:
     """For each weight by name: how many times as fast its readers become by 2:4 at most, or why it stays dense.
 
@@ -206,9 +232,14 @@ def _too_little(gain: float, bound: str) -> str:
     return f"{gain:.3f} times as fast at most" + (", for its activations" if bound == "memory" else "")
 
 
+def _is_product(use: WeightUse) -> bool:
+    """One matrix, and no kernel of more than one tap."""
+    return use.slabs == 1 and math.prod(use.tensor.shape[axis] for axis in use.taps) == 1
+
+
 def _measured(use: WeightUse, rows: int, question: Question) -> tuple[float, float] | None:
     """Seconds, dense and sparse, of a layer that is a plain matrix product and in the table."""
-    if question.times is None or use.slabs != 1 or math.prod(use.tensor.shape[axis] for axis in use.taps) != 1:
+    if question.times is None or not _is_product(use):
         return None
     return question.times.seconds(question.form, rows, use.inputs, use.outputs)
 
