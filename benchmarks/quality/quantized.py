@@ -60,6 +60,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "token 99.99": _quantize("calibration=token", "INT8"),
         "OBR": Method("sparsify,quantize{FORMAT, rounding=obr}", (SPARSE,)),
         "OBR, correct-bias": Method("sparsify,quantize{FORMAT, rounding=obr},correct-bias", (SPARSE,)),
+        # Layers that were fitted together no longer give what they gave one by one: rounded to the nearest.
+        "permute, refit-blocks, nearest": Method(
+            "permute,sparsify,refit-blocks{steps=200},quantize{FORMAT, rounding=nearest}", (SPARSE,)
+        ),
+        "armor": Method("armor,quantize{FORMAT}", (SPARSE,)),
         "SparseGPT, GPTQ": Method(
             "sparsify{criterion=sparsegpt, repair=sweep},quantize{FORMAT, rounding=gptq}", (SPARSE,)
         ),
