@@ -129,17 +129,26 @@ def _convolution_behind(graph: Graph, value: Value | None, layers: dict[Op, Form
     return None
 
 
-def sparse_outputs(plan: Plan) -> Iterator[Site]:
-    """What a 2:4 layer gives, behind what it is fused with: sparse INT8 kernels that write floats are few.
+def sparse_convolutions(plan: Plan) -> Iterator[Site]:
+    """What a 2:4 convolution gives, behind what it is fused with: sparse INT8 kernels that write floats are few.
 
     NVIDIA/TensorRT issue 4694.
     """
+    return _sparse_outputs(plan, convolutions=True)
+
+
+def sparse_products(plan: Plan) -> Iterator[Site]:
+    """The same of matrix products: a trunk and scores, whose few large channels eight bits do not hold."""
+    return _sparse_outputs(plan, convolutions=False)
+
+
+def _sparse_outputs(plan: Plan, *, convolutions: bool) -> Iterator[Site]:
     for layer in plan.layers:
         if layer.format.data is None or SparsityScheme.of(layer.weight) is None:
             continue
         for use in layer.uses:
             made = tail(plan.graph, use.op)
-            if made not in plan.graph.outputs:
+            if bool(use.taps) is convolutions and made not in plan.graph.outputs:
                 for op, port in plan.graph.uses(made):
                     yield Site(op, port, layer.format, "made by a 2:4 layer")
 

@@ -77,6 +77,9 @@ class Quantize(Pass):
     """Quantize both operands of products of data, queries with keys and attention with values, too."""
     residuals: bool = True
     """Quantize what is added to a convolution's output, so that the sum is computed in its kernel."""
+    sparse_outputs: Literal["convolutions", "all", "none"] = "convolutions"
+    """Of which 2:4 layers what they give is quantized, too, so that a sparse kernel may write codes; all counts matrix
+    products in, which costs transformers more than 2:4 and eight bits together."""
     damping: float = 0.01
     """What is added to the diagonals of Gram matrices, relative to their mean."""
     positions: int = 64
@@ -87,6 +90,8 @@ class Quantize(Pass):
         CALIBRATIONS.check(self.calibration)
         if self.rounding != AUTO:
             ROUNDINGS.check(self.rounding)
+        if self.sparse_outputs not in ("convolutions", "all", "none"):
+            raise ValueError(f"sparse_outputs must be convolutions, all or none, got {self.sparse_outputs!r}")
         if self.clip not in (AUTO, "max", "mse"):
             raise ValueError(f"clip must be auto, max or mse, got {self.clip!r}")
         if not 0 < self.percentile <= 100:
@@ -132,12 +137,16 @@ class Quantize(Pass):
         return Wishes(wanted and wanted.with_block(self.block), named)
 
     def _rules(self) -> list[placement.Rule]:
-        rules = [placement.layer_inputs]
+        rules: list[placement.Rule] = [placement.layer_inputs]
         if self.products:
             rules.append(placement.attention_products)
         if self.residuals:
             rules.append(placement.residual_shortcuts)
-        return [*rules, placement.sparse_outputs]
+        if self.sparse_outputs != "none":
+            rules.append(placement.sparse_convolutions)
+        if self.sparse_outputs == "all":
+            rules.append(placement.sparse_products)
+        return rules
 
     def _ways(self, layers: Sequence[Layer], context: Context) -> dict[Way, list[Layer]]:
         """Layers by how their weights get their codes."""

@@ -71,16 +71,32 @@ def test_nothing_lies_between_a_convolution_and_what_it_is_fused_with() -> None:
             assert _makers(graph, op) == ["Conv"]
 
 
-def test_what_a_sparse_layer_gives_is_quantized_for_all_who_read_it() -> None:
+SPARSE = "sparsify{criterion=magnitude,repair=none}"
+
+
+@pytest.mark.parametrize(
+    ("passes", "maker"),
+    [
+        ("quantize", "Relu"),
+        (f"{SPARSE},quantize", "DequantizeLinear"),
+        (f"{SPARSE},quantize{{sparse_outputs=none}}", "Relu"),
+    ],
+)
+def test_what_a_sparse_convolution_gives_is_quantized_for_all_who_read_it(passes: str, maker: str) -> None:
     net = Net(16).conv(16).op("Relu").op("GlobalAveragePool").op("Flatten").gemm(16, 8, True)
-    graph = net.done()
-    dense = _quantize(graph, "quantize", (8, 16, 9, 9)).graph
-    sparse = _quantize(graph, "sparsify{criterion=magnitude,repair=none},quantize", (8, 16, 9, 9)).graph
-    pools = [next(op for op in one.ops() if op.op_type == "GlobalAveragePool") for one in (dense, sparse)]
-    assert [_makers(one, pool) for one, pool in zip((dense, sparse), pools, strict=True)] == [
-        ["Relu"],
-        ["DequantizeLinear"],
-    ]
+    graph = _quantize(net.done(), passes, (8, 16, 9, 9)).graph
+    pool = next(op for op in graph.ops() if op.op_type == "GlobalAveragePool")
+    assert _makers(graph, pool) == [maker]
+
+
+@pytest.mark.parametrize(("which", "maker"), [("convolutions", "MatMul"), ("all", "DequantizeLinear")])
+def test_what_a_sparse_product_gives_is_quantized_where_that_is_asked(which: str, maker: str) -> None:
+    passes = f"sparsify{{criterion=magnitude,repair=none,worthwhile=false}},quantize{{sparse_outputs={which}}}"
+    graph = _quantize(_attention(), passes, (8, 6, 16)).graph
+    softmax = next(op for op in graph.ops() if op.op_type == "Softmax")
+    scores = graph.producer(softmax.inputs[0])  # type: ignore[arg-type]
+    assert scores is not None
+    assert _makers(graph, scores)[0] == maker
 
 
 def _pooled() -> Graph:
