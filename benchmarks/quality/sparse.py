@@ -35,6 +35,7 @@ def _sparsify(options: str = "") -> Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         DEFAULT: _sparsify(),
+        "default, data as it is": _sparsify("augment=0"),
         "default, augment": _sparsify("augment=4"),
         "default, refit-blocks": Method("sparsify{PATTERN},refit-blocks{steps=50}"),
         "default, refit-blocks, refit whole": Method(

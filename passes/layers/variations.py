@@ -9,8 +9,16 @@ from secateur.ir.graph import Graph
 from secateur.passes.context import Context
 
 
-def varied(context: Context, graph: Graph, copies: int) -> Context:
-    """The context with `copies` variations of each batch behind it (`secateur.calib.augment`); itself without data."""
-    if context.source is None or not copies:
+def varied(context: Context, graph: Graph, copies: int | None, *choices: str) -> Context:
+    """The context with `copies` variations of each batch behind it (`secateur.calib.augment`); itself without data.
+
+    None is one where the model reads tokens, for a few hundred texts leave out most of a vocabulary, and 0 elsewhere;
+    0, too, where one of the `choices` of method is not "auto": what somebody names gets the data as it is.
+    """
+    if context.source is None or copies == 0:
         return context
-    return replace(context, source=augmented(context.source, roles(graph), copies, context.seed))
+    found = roles(graph)
+    if copies is None:
+        is_automatic = all(choice == "auto" for choice in choices)
+        copies = int(is_automatic and any(role.kind == "tokens" for role in found.values()))
+    return replace(context, source=augmented(context.source, found, copies, context.seed)) if copies else context

@@ -68,15 +68,16 @@ class Prune(Pass):
     """Pull of a refit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
-    augment: int = 0
-    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
+    augment: int | None = None
+    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly. None is one
+    for models that read tokens, where criterion and repair are auto, too: what is named gets the data as it is."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be in [0, 1), got {self.ratio}")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must be in [0, 1], got {self.least}")
-        if min(self.align, self.positions, self.damping, self.augment) < 0:
+        if min(self.align, self.positions, self.damping, self.augment or 0) < 0:
             raise ValueError("align, damping, positions and augment must not be negative")
         if self.budget:
             Budget.parse(self.budget)
@@ -101,7 +102,8 @@ class Prune(Pass):
             wanted = chosen(every, Roles(found), self.dims, self.exact, context)
         else:
             wanted = named(every, given, self.exact)
-        work = Work(graph, found, self._methods(context), varied(context, graph, self.augment))
+        fed = varied(context, graph, self.augment, self.criterion, self.repair)
+        work = Work(graph, found, self._methods(context), fed)
         wishes = Wishes(self.ratio, self.budget, self.allocation, self.least, self.align)
         return untied + work.prune([units_of(found, group) for group in wanted], wishes, given)
 

@@ -91,12 +91,14 @@ class Sparsify(Pass):
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
     """Output positions sampled of each image; 0 takes all."""
-    augment: int = 0
-    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
+    augment: int | None = None
+    """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly. None is one
+    for models that read tokens, where criterion, refine and repair are auto, too: what is named gets the data as it
+    is."""
 
     def __post_init__(self) -> None:
         self._demands()
-        if min(self.damping, self.positions, self.batch, self.augment) < 0:
+        if min(self.damping, self.positions, self.batch, self.augment or 0) < 0:
             raise ValueError("damping, positions, batch and augment must not be negative")
         named = (
             (criteria.CRITERIA, self.criterion),
@@ -126,7 +128,7 @@ class Sparsify(Pass):
             context.note(f"no calibration data: weights are chosen by {methods.criterion}, and nothing is repaired")
         known = context.facts.get(known_fact)
         spots = spots_of(known, self._demands(self._gains(graph, context)), context)
-        fed = varied(context, graph, self.augment)
+        fed = varied(context, graph, self.augment, self.criterion, self.refine, self.repair)
         found = Work(graph, spots, methods, self._wishes(), self.allocation, fed, needs_data)
         if chooser.needs_gradients:
             found.gradients = measure(known, [spot.weight for spot in spots], fed, f"criterion={self.criterion}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.augment import augmented, roles
 from secateur.calib.batches import Source
 from secateur.calib.sources import open_source
-from secateur.ir import Graph
+from secateur.ir import DataType, Graph
 from secateur.ir.errors import TextError
 from secateur.passes.context import Context
 from secateur.passes.manager import run_pipeline
@@ -31,9 +32,16 @@ def _image_model() -> Graph:
     return net.done((net.op("MatMul", value, net.weight("e", 32, 8)), ("n", 8)))
 
 
-def _run(text: str, source: Source) -> Graph:
+def _token_model() -> Graph:
+    net = Net("tokens")
+    value = net.op("Gather", net.weight("table", 300, 16), net.input("ids", "n", 8, dtype=DataType.INT64))
+    hidden = net.op("Relu", net.op("MatMul", value, net.weight("up", 16, 32)))
+    return net.done((net.op("MatMul", hidden, net.weight("down", 32, 16)), ("n", 8, 16)))
+
+
+def _run(text: str, source: Source, model: Callable[[], Graph] = _image_model) -> Graph:
     context = Context(runner=partial(OnnxRuntimeRunner, optimize=False, threads=1), source=source, seed=SEED)
-    return run_pipeline(_image_model(), parse_pipeline(text), context).graph
+    return run_pipeline(model(), parse_pipeline(text), context).graph
 
 
 @pytest.mark.parametrize("options", ["prune{ratio=0.5, align=1%s}", "sparsify{%s}", "armor{block=16, extra=0.5%s}"])
@@ -46,6 +54,24 @@ def test_it_is_as_if_the_data_had_been_varied_before(options: str) -> None:
     plain = _run(options % "", source)
     assert str(told) == str(given)
     assert str(told) != str(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "copies"),
+    [("", 1), (", augment=0", 0), (", augment=2", 2), (", repair=least-squares", 0)],
+)
+@pytest.mark.parametrize("name", ["prune{align=1", "sparsify{worthwhile=true"])
+def test_tokens_are_varied_unless_somebody_says_how(name: str, options: str, copies: int) -> None:
+    source = open_source({"ids": np.random.default_rng(2).integers(0, 300, (40, 8))}, batch_size=20)
+    found = _run(f"{name}{options}}}", source, _token_model)
+    given = open_source(list(augmented(source, roles(_token_model()), copies, SEED)))
+    assert str(found) == str(_run(f"{name}, augment=0}}", given, _token_model))
+
+
+def test_images_are_not_varied_unless_asked() -> None:
+    images = np.random.default_rng(1).normal(size=(12, 3, 12, 12)).astype(np.float32)
+    source = open_source({"image": images}, batch_size=6)
+    assert str(_run("prune{align=1}", source)) == str(_run("prune{align=1, augment=0}", source))
 
 
 @pytest.mark.parametrize("name", ["prune", "sparsify", "armor"])
