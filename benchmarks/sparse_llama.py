@@ -1,0 +1,127 @@
+"""2:4 with weight update over a Llama of 100 million parameters: seconds and memory, beside llm-compressor.
+
+    python benchmarks/sparse_llama.py [--runs 3] [--tools secateur ...] [--peers DIR]
+
+Twelve layers, 84 matrices, random weights; 8 windows of 512 random tokens. All tools do what SparseGPT does; ours does
+its default, too (another mask, and exact least squares). A process imports its tool, reads the model, calibrates, and
+writes the sparse one; the tools take turns. All run on one processor core, and the seconds that count are those that it
+worked. Medians go to the screen and to `results/sparse_llama.json`. The peer lives in a virtual environment of its own,
+made in DIR at the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pruning import HERE, Result, machine
+from quality import table
+from quality.task import CACHE, ROOT
+from quantize import median, timed
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+BOOK = HERE / "results" / "sparse_llama.json"
+PEER = "llm-compressor"
+OURS: Mapping[str, str] = {
+    "secateur, SparseGPT": "sparsify{criterion=sparsegpt, repair=sweep}",
+    "secateur, default": "sparsify",
+}
+"""What each row of ours runs."""
+SAMPLES, LENGTH = 8, 512
+PACKAGES = ("llmcompressor==0.14.0.1", "torch", "transformers")
+COLUMNS = {"seconds": ".1f", "processor": ".1f", "peak_mb": ".0f", "file_mb": ".1f"}
+
+
+def written(scratch: Path) -> tuple[Path, Path, Path]:
+    """The model as ONNX and as a folder of `transformers`, and the tokens."""
+    from helpers.zoo import Form, Model
+
+    entry = Model("llama-full-dynamic", "full", "llama", Form(dynamic=True))
+    folder, tokens = scratch / "llama", scratch / "tokens.npz"
+    entry.recipe().module.save_pretrained(folder)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    ids = np.random.default_rng(0).integers(0, vocabulary, (SAMPLES, LENGTH))
+    np.savez(tokens, input_ids=ids, attention_mask=np.ones_like(ids))
+    return entry.path(), folder, tokens
+
+
+def job(passes: str, model: str, tokens: str, output: str) -> None:
+    """Ours, sample by sample."""
+    import secateur as sc
+
+    result = sc.compress(sc.load(model), passes, data=tokens, batch_size=1)
+    result.graph.save(output)
+
+
+def run(options: argparse.Namespace, results: Result, console: Console) -> None:
+    """Tool -> runs."""
+    python, results["peers"] = None, {}
+    if PEER in options.tools:
+        python, results["peers"] = table.environment(Path(f"{options.peers}-llmcompressor"), PACKAGES, console)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        model, folder, tokens = written(scratch)
+        found: dict[str, list[Result]] = results.setdefault("tools", {})
+        found.update({tool: [] for tool in options.tools})
+        for _ in range(options.runs):
+            for tool in options.tools:
+                if tool in OURS:
+                    output = scratch / "sparse.onnx"
+                    words = [sys.executable, __file__, "--job", OURS[tool], str(model), str(tokens), str(output)]
+                elif python is not None:
+                    output = scratch / "sparse" / "model.safetensors"
+                    script = str(HERE / "sparse_llama_peer.py")
+                    words = [python, script, str(folder), str(tokens), str(output.parent)]
+                else:
+                    continue
+                once = timed(words, output)
+                console.print(tool, json.dumps(once), markup=False, highlight=False)
+                found[tool].append(once)
+                BOOK.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def show(results: Result, console: Console) -> None:
+    """One row for each tool."""
+    shown = Table("tool", "wall s", "processor s", "peak MB", "file MB", "of the peer's", "runs")
+    tools: Mapping[str, list[Result]] = results.get("tools", {})
+    peer = median(tools.get(PEER, []), "processor")
+    for tool, runs in tools.items():
+        figures = [(median(runs, key), form) for key, form in COLUMNS.items()]
+        cells = ["-" if figure is None else format(figure, form) for figure, form in figures]
+        own = median(runs, "processor")
+        ratio = f"1 / {peer / own:.2f}" if peer and own else "-"
+        failed = next((one["failure"] for one in runs if "failure" in one), "")[:60]
+        shown.add_row(tool, *cells, ratio, failed or str(len(runs)))
+    console.print(shown)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3, help="how often each tool does it")
+    parser.add_argument("--tools", nargs="+", choices=(*OURS, PEER), default=(*OURS, PEER))
+    parser.add_argument("--peers", default=str(CACHE / "peers"), metavar="DIR", help="stem of the peer's environment")
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        job(*options.job)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    results: Result = json.loads(BOOK.read_text()) if BOOK.is_file() else {}
+    if not options.show:
+        results["machine"] = machine()
+        run(options, results, console)
+    show(results, console)
+
+
+if __name__ == "__main__":
+    main()
