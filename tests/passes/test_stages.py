@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.graphs import Net
 from helpers.zoo import random_feeds, zoo
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
+from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse, weight_uses
@@ -99,3 +101,23 @@ def test_a_router_that_sends_other_tokens_is_no_trouble(name: str) -> None:
         context = Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
         result = run_pipeline(graph, parse_pipeline(text), context)
         assert result.report.entries[0].rows
+
+
+def test_weights_that_were_visited_wait_in_files_once_they_are_large_together() -> None:
+    net = Net("wide")
+    value = net.input("x", "n", 2048)
+    for name in "abc":
+        hidden = net.op("Relu", net.op("MatMul", value, net.constant(name, np.ones((2048, 1024), np.float32))))
+        value = net.op("Add", value, net.op("Concat", hidden, hidden, axis=-1))
+    graph = net.done((value, ("n", 2048)))
+    ops = [[op] for op in graph.ops() if op.op_type == "MatMul"]
+    source = open_source([Batch({"x": np.ones((1, 2048), np.float32)})])
+    context = Context(runner=OnnxRuntimeRunner, source=source)
+    lies_in_file: list[list[bool]] = []
+
+    def visit(job: int, streams: Streams) -> None:
+        lies_in_file.append([graph[name].const.is_mapped for name in "abc"])  # type: ignore[union-attr]
+
+    walk(graph, graph, ops, context, visit)
+    assert lies_in_file == [[False, False, False], [False, False, False], [True, True, False]]
+    assert all(graph[name].const.numpy().all() for name in "ab")  # type: ignore[union-attr]
