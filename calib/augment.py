@@ -63,18 +63,21 @@ def _role(kind: TensorType, vocabulary: int) -> Role:
 
 
 def _vocabulary(graph: Graph, value: Value) -> int:
-    """The rows of the largest table that a value looks up; 0 where it looks up none."""
-    rows, waiting, seen = 0, [value], {value}
+    """The rows of the table that a value looks up, of several the smallest, for all must have them; 0 where none."""
+    found: list[int] = []
+    waiting, seen = [value], {value}
     while waiting:
         here = waiting.pop()
         for op, port in graph.uses(here):
             if (op.op_type, port) in _LOOKS_UP:
                 tables = [graph.constant(one) for one in op.inputs]
-                rows = max([rows, *(one.shape[0] for one in tables if one is not None and len(one.shape) == 2)])
+                # Beside that of the words, one op may have tables of positions and segments.
+                if rows := [one.shape[0] for one in tables if one is not None and len(one.shape) == 2]:
+                    found.append(max(rows))
             elif op.op_type in _PASSING and port == 0 and op.output not in seen:
                 seen.add(op.output)
                 waiting.append(op.output)
-    return rows
+    return min(found, default=0)
 
 
 def augmented(source: Source, roles: Mapping[str, Role], copies: int, seed: int = 0) -> Source:

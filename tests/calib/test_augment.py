@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.graphs import Net
 from helpers.zoo import random_feeds, zoo
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.augment import Role, augmented, roles
 from secateur.calib.batches import Batch, Source
 from secateur.calib.sources import open_source
+from secateur.ir import DataType
 
 TOKENS = Role("tokens", 1000, ("batch", "length"))
 MASK = Role("other", 0, ("batch", "length"))
@@ -100,3 +102,16 @@ def test_roles_are_seen_from_the_graph_and_variations_run(name: str, expected: d
         for batch in augmented(source, found, 3):
             outputs = runner.run(batch.feeds)
             assert all(np.isfinite(array).all() for array in outputs.values())
+
+
+def test_what_looks_up_two_tables_is_varied_within_the_smaller() -> None:
+    net = Net("two tables")
+    ids = net.input("ids", "n", 8, dtype=DataType.INT64)
+    values = [net.op("Gather", net.weight(f"table_{rows}", rows, 4), ids) for rows in (400, 300)]
+    graph = net.done((net.op("Add", *values), ("n", 8, 4)))
+    assert roles(graph)["ids"] == Role("tokens", 300, ("n", 8))
+    tokens = np.random.default_rng(0).integers(0, 300, (40, 8))
+    batches = augmented(open_source({"ids": tokens}, batch_size=20), roles(graph), 3)
+    with OnnxRuntimeRunner(graph) as runner:
+        for batch in batches:
+            runner.run(batch.feeds)
