@@ -19,10 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pruning import HERE, Result, machine
-from quality import table
-from quality.task import CACHE, ROOT
-from quantize import median, timed
+from pruning import HERE, Result
+from quality import table, whole
+from quality.task import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +36,6 @@ OURS: Mapping[str, str] = {
 """What each row of ours runs. HEAD is what makes logits, which all leave dense."""
 SAMPLES, LENGTH = 8, 512
 PACKAGES = ("llmcompressor==0.14.0.1", "torch", "transformers")
-COLUMNS = {"seconds": ".1f", "processor": ".1f", "peak_mb": ".0f", "file_mb": ".1f"}
 
 
 def written(scratch: Path) -> tuple[Path, Path, Path]:
@@ -65,7 +63,7 @@ def job(passes: str, model: str, tokens: str, output: str) -> None:
 
 def run(options: argparse.Namespace, results: Result, console: Console) -> None:
     """Tool -> runs."""
-    python, results["peers"] = None, {}
+    python = None
     if PEER in options.tools:
         python, results["peers"] = table.environment(Path(f"{options.peers}-llmcompressor"), PACKAGES, console)
     with tempfile.TemporaryDirectory() as name:
@@ -84,7 +82,7 @@ def run(options: argparse.Namespace, results: Result, console: Console) -> None:
                     words = [python, script, str(folder), str(tokens), str(output.parent)]
                 else:
                     continue
-                once = timed(words, output)
+                once = whole.timed(words, output)
                 console.print(tool, json.dumps(once), markup=False, highlight=False)
                 found[tool].append(once)
                 BOOK.write_text(json.dumps(results, indent=1) + "\n")
@@ -92,37 +90,19 @@ def run(options: argparse.Namespace, results: Result, console: Console) -> None:
 
 def show(results: Result, console: Console) -> None:
     """One row for each tool."""
-    shown = Table("tool", "wall s", "processor s", "peak MB", "file MB", "of the peer's", "runs")
-    tools: Mapping[str, list[Result]] = results.get("tools", {})
-    peer = median(tools.get(PEER, []), "processor")
-    for tool, runs in tools.items():
-        figures = [(median(runs, key), form) for key, form in COLUMNS.items()]
-        cells = ["-" if figure is None else format(figure, form) for figure, form in figures]
-        own = median(runs, "processor")
-        ratio = f"1 / {peer / own:.2f}" if peer and own else "-"
-        failed = next((one["failure"] for one in runs if "failure" in one), "")[:60]
-        shown.add_row(tool, *cells, ratio, failed or str(len(runs)))
+    shown = Table(*whole.HEADINGS)
+    for cells in whole.rows(results.get("tools", {}), OURS):
+        shown.add_row(*cells)
     console.print(shown)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="how often each tool does it")
-    parser.add_argument("--tools", nargs="+", choices=(*OURS, PEER), default=(*OURS, PEER))
-    parser.add_argument("--peers", default=str(CACHE / "peers"), metavar="DIR", help="stem of the peer's environment")
-    parser.add_argument("--show", action="store_true", help="run nothing")
-    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = whole.arguments(__doc__, (*OURS, PEER), job=4).parse_args()
     if options.job:
         job(*options.job)
         return
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    results: Result = json.loads(BOOK.read_text()) if BOOK.is_file() else {}
-    if not options.show:
-        results["machine"] = machine()
-        run(options, results, console)
-    show(results, console)
+    whole.fill(BOOK, options, run, show)
 
 
 if __name__ == "__main__":
