@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur.calib.batches import Batch, Source
-from secateur.calib.capture import DEFAULTS, Accumulator, CaptureOptions, Key, PairAccumulator, PairedStream, Part, fold
+from secateur.calib.capture import (
+    DEFAULTS,
+    Accumulator,
+    CaptureOptions,
+    Key,
+    PairAccumulator,
+    PairedStream,
+    Part,
+    Progress,
+    fold,
+)
 from secateur.ir import Graph, Op, Value
 from secateur.ir.errors import GraphError
 from secateur.ir.extract import extract
@@ -20,12 +30,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A block that is visited several times, once for each of these, needs to be run up to each visit once only.
+
+    Attributes:
+        block: what is visited.
+        ops: those of its ops that may still change, and all that depends on them inside the block.
+        known: names of values of the dense model that the visit will want, to be computed on the way.
+    """
+
+    block: Block
+    ops: Sequence[Op]
+    known: Sequence[str]
+
+    @classmethod
+    def whole(cls, block: Block) -> Turn:
+        """The only one of its block; what that gives is what most visits ask of the dense model."""
+        return cls(block, block.ops, (block.exit.name,))
+
+
+@dataclass(frozen=True)
 class Stage:
     """A block on its turn. Everything may be asked for any number of times, before and after the block is changed.
 
     Attributes:
         block: as it was at the outset.
-        index: which it is, from 0.
+        index: which turn it is, from 0; with one turn for each block, which block.
         current: the block in the model as it is now, fed with what the changed blocks before it give.
         dense: the block in the model as it was, fed with what that gives, and what the block itself gives; `current`
             where there is only one model.
@@ -67,7 +97,7 @@ def capture_blocks(
     graph: Graph | PairedStream,
     source: Source,
     runner_factory: RunnerFactory,
-    blocks: Sequence[Block],
+    blocks: Sequence[Block | Turn],
     visit: Callable[[Stage], None],
     options: CaptureOptions = DEFAULTS,
 ) -> None:
@@ -84,8 +114,9 @@ def capture_blocks(
         source: what is fed to the model's inputs.
         runner_factory: what runs the blocks.
         blocks: of the (current) model, in topological order, no op in two of them; they need not cover it. Values at
-            which a block begins and ends keep their names throughout.
-        visit: called once for each block.
+            which a block begins and ends keep their names throughout. Turns of one block follow each other; where one
+            would have to keep more than `options.ahead` bytes for all batches, it is fed where the last one was.
+        visit: called once for each.
         options: memory and progress.
 
     Raises:
@@ -93,25 +124,41 @@ def capture_blocks(
         GraphError: the blocks are not in topological order, or a value that a later block reads is gone.
     """
     paired = graph if isinstance(graph, PairedStream) else PairedStream(graph, graph)
-    plan = _plan(paired.current, blocks)
+    turns = _turns(blocks)
+    plan = _plan(paired.current, turns)
     current = _Stream(paired.current, source, runner_factory)
     dense = current if paired.dense is paired.current else _Stream(paired.dense, source, runner_factory)
     loaded = _storages(paired.dense, paired.dense.ops()) | _storages(paired.current, paired.current.ops())
-    for index, (block, (needed, alive)) in enumerate(zip(blocks, plan, strict=True)):
-        doing = f"entering block {index + 1} of {len(blocks)}"
-        current.advance(alive, doing, options)
-        parts = [Part(current.graph, _Kept(current, needed), tuple(needed))]
+    count, number, last = len({turn.block for turn in turns}), 0, None
+    for index, (turn, (needed, alive)) in enumerate(zip(turns, plan, strict=True)):
+        again = last is not None and last.block is turn.block
+        number += not again
+        doing = f"entering block {number} of {count}"
+        going = _Going(doing, options.progress, options.ahead if again else None)
+        current.advance(needed, alive, going)
         if dense is not current:
-            # What the block gives is what most visits ask of the dense model: it need not be run for that again.
-            known = [*needed, block.exit.name]
-            dense.advance([*alive, block.exit.name], doing, options)
-            parts.append(Part(dense.graph, _Kept(dense, known), tuple(known)))
-        visit(Stage(block, index, parts[0], parts[-1], runner_factory, options))
+            dense.advance([*needed, *turn.known], [*alive, *turn.known], going)
+        visit(Stage(turn.block, index, current.part(), dense.part(), runner_factory, options))
         # Weights that have had their turn need not stay resident: a model may be larger than memory. What was written
         # for the last block was read again on the way into this one.
-        last = blocks[max(0, index - 1)]
-        for storage in loaded | _storages(paired.current, (*last.ops, *block.ops)):
+        for storage in loaded | _storages(paired.current, (*(last or turn).block.ops, *turn.block.ops)):
             storage.unmap()
+        last = turn
+
+
+def _turns(blocks: Sequence[Block | Turn]) -> list[Turn]:
+    """Each block as one turn, unless it comes as turns."""
+    turns: list[Turn] = []
+    apart: list[Block] = []
+    for one in blocks:
+        turn = one if isinstance(one, Turn) else Turn.whole(one)
+        # Turns of one block follow each other; a block that comes as itself is another each time.
+        if turn is not one or not turns or turns[-1].block is not turn.block:
+            apart.append(turn.block)
+        turns.append(turn)
+    if len({op for block in apart for op in block.ops}) != sum(len(block.ops) for block in apart):
+        raise GraphError("an op lies in two blocks", hint="give blocks that do not overlap")
+    return turns
 
 
 def _storages(graph: Graph, ops: Iterable[Op]) -> set[Storage]:
@@ -121,34 +168,34 @@ def _storages(graph: Graph, ops: Iterable[Op]) -> set[Storage]:
     return {tensor.storage for tensor in tensors if tensor is not None and tensor.storage is not None}
 
 
-def _plan(graph: Graph, blocks: Sequence[Block]) -> list[tuple[list[str], list[str]]]:
-    """For each block the values that it reads from outside, and those to keep while it has its turn, by name.
+def _plan(graph: Graph, turns: Sequence[Turn]) -> list[tuple[list[str], list[str]]]:
+    """For each turn the values that it reads from outside, and those to keep while it lasts, by name.
 
-    Kept is what this block or a later one reads and what is known by then: what no op of these blocks has a part in.
+    Kept is what this turn or a later one reads and what is known by then: what no op that they wait for has a part in.
     """
     varying = _varying(graph)
-    turn: dict[Op, int] = {op: index for index, block in enumerate(blocks) for op in block.ops}
-    if len(turn) != sum(len(block.ops) for block in blocks):
-        raise GraphError("an op lies in two blocks", hint="give blocks that do not overlap")
+    last_turn = {op: index for index, turn in enumerate(turns) for op in turn.ops}
     after: dict[Op, int] = {}
     for op in graph.ops():
         read = (graph.producer(value) for value in _reads(graph, op, varying))
-        after[op] = max([turn.get(op, -1) + 1, *(after[maker] for maker in read if maker is not None)])
+        after[op] = max([last_turn.get(op, -1) + 1, *(after[maker] for maker in read if maker is not None)])
 
     def known_from(value: Value) -> int:
         maker = graph.producer(value)
         return 0 if maker is None else after[maker]
 
-    needed = [_entries(graph, block, varying) for block in blocks]
+    needed = [_entries(graph, turn, varying) for turn in turns]
+    number = {block: index for index, block in enumerate(dict.fromkeys(turn.block for turn in turns))}
     for index, values in enumerate(needed):
         for value in values:
             if known_from(value) > index:
+                here, there = (number[turns[at].block] for at in (index, known_from(value) - 1))
                 raise GraphError(
-                    f"block {index} reads {value.name!r}, which depends on block {known_from(value) - 1}",
+                    f"block {here} reads {value.name!r}, which depends on block {there}",
                     hint="give the blocks in topological order",
                 )
     last = {value: index for index, values in enumerate(needed) for value in values}
-    alive: list[list[str]] = [[] for _ in blocks]
+    alive: list[list[str]] = [[] for _ in turns]
     for value, until in last.items():
         for index in range(known_from(value), until + 1):
             alive[index].append(value.name)
@@ -164,17 +211,30 @@ def _varying(graph: Graph) -> set[Value]:
     return found
 
 
-def _entries(graph: Graph, block: Block, varying: set[Value]) -> list[Value]:
-    """The entry of a block, and what else its ops read that is neither made by them nor constant."""
-    inside = set(block.ops)
-    found = {block.entry: None} if block.entry in varying else {}
-    for op in block.ops:
+def _entries(graph: Graph, turn: Turn, varying: set[Value]) -> list[Value]:
+    """The entry of a block, if all of it is still to come, and what else is read that is neither made nor constant."""
+    inside, block = set(turn.ops), turn.block
+    found = {block.entry: None} if block.entry in varying and inside >= set(block.ops) else {}
+    for op in turn.ops:
         found.update((value, None) for value in _reads(graph, op, varying) if graph.producer(value) not in inside)
     return list(found)
 
 
 def _reads(graph: Graph, op: Op, varying: set[Value]) -> Iterator[Value]:
     return (node for node in graph.nx.pred[op] if isinstance(node, Value) and node in varying)
+
+
+@dataclass(frozen=True)
+class _Going:
+    """On the way to a turn: how to say so, and the bytes that may be kept for all batches; None for any number."""
+
+    doing: str
+    progress: Progress | None
+    limit: int | None
+
+    def forbids(self, nbytes: int) -> bool:
+        """Whether that is too much."""
+        return self.limit is not None and nbytes > self.limit
 
 
 class _Stream:
@@ -185,11 +245,19 @@ class _Stream:
         self.name = source.name
         self.batches: list[Batch] = []
         self.count = 0
+        self._reads: Sequence[str] = ()
         self._given = Part(graph, source)
         self._runner_factory = runner_factory
 
-    def advance(self, names: Sequence[str], doing: str, options: CaptureOptions) -> None:
-        """Replaces what is kept by the values `names`, computed from it and from the model's inputs, batch by batch."""
+    def part(self) -> Part:
+        """The model from here on."""
+        return Part(self.graph, _Kept(self, self._reads), tuple(self._reads))
+
+    def advance(self, reads: Sequence[str], names: Sequence[str], going: _Going) -> None:
+        """Replaces what is kept by the values `names`, computed from it and from the model's inputs, batch by batch.
+
+        `reads` are those that the part from there on is fed with. Nothing changes where that is too much to keep.
+        """
         held = set(self.batches[0].feeds) if self.batches else set()
         given = {value.name for value in self.graph.inputs}
         missing = [name for name in names if name not in held | given]
@@ -199,10 +267,13 @@ class _Stream:
                 feeds = {**batch.feeds, **(self.batches[at].feeds if at < len(self.batches) else {})}
                 if runner is not None:
                     feeds.update(runner.run({name: feeds[name] for name in inputs if name in feeds}))
-                self.batches[at : at + 1] = [Batch({name: feeds[name] for name in names}, batch.weight)]
-                if options.progress:
-                    options.progress(doing, at + 1, self.count)
-        self.count = len(self.batches)
+                kept = {name: feeds[name] for name in names}
+                if at == 0 and going.forbids(self.count * sum(array.nbytes for array in kept.values())):
+                    return
+                self.batches[at : at + 1] = [Batch(kept, batch.weight)]
+                if going.progress:
+                    going.progress(going.doing, at + 1, self.count)
+        self.count, self._reads = len(self.batches), reads
 
     def _needed(self, available: Iterable[str], outputs: Sequence[str]) -> list[str]:
         part = extract(self.graph, sorted(available), outputs)

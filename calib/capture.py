@@ -46,11 +46,13 @@ class CaptureOptions:
     """How to walk over the data.
 
     `memory_limit` bounds the bytes that are fetched for one batch: where the watched values take more (by the shapes of
-    the first batch), they are split over several walks. None never splits.
+    the first batch), they are split over several walks. None never splits. `ahead` bounds the bytes that are kept of
+    all batches inside a block that is visited several times, so that it need not be run from its beginning each time.
     """
 
     memory_limit: int | None = 1 << 30
     progress: Progress | None = None
+    ahead: int = 1 << 29
 
 
 DEFAULTS = CaptureOptions()

@@ -6,9 +6,9 @@ from different shards of the data, merge into the one of both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from secateur.calib.finite import check_finite
 from secateur.ir.errors import DataError
 
 Array: TypeAlias = npt.NDArray[np.float64]
+_T = TypeVar("_T")
 
 #: Bytes of rows that one rank-k update converts at a time.
 _CHUNK_BYTES = 1 << 25
@@ -80,6 +81,8 @@ class Gram:
         self.target_mean: Array = np.zeros(target_width)
         self.absmax: Array = np.zeros(width)
         self.absmean: Array = np.zeros(width)
+        # What readers of the same inputs derive from these; None while nobody shares them.
+        self._derived: dict[Hashable, Any] | None = None
         # About the means. Of _xx only the lower triangle is kept, column-major, so that BLAS adds to it in place.
         self._xx: Array = np.zeros((width, width), order="F")
         self._xy: Array = np.zeros((width, target_width))
@@ -187,13 +190,25 @@ class Gram:
     def with_targets_of(self, columns: slice) -> Gram:
         """The Gram of the same rows with some of their targets.
 
-        It shares the moments of the inputs with this one, so neither may be added to any more.
+        It shares the moments of the inputs with this one, so neither may be added to any more, and what is `derived`
+        from them.
         """
+        if self._derived is None:
+            self._derived = {}
         part = Gram.__new__(Gram)
         part.__dict__.update(self.__dict__)
         part.target_mean, part._xy, part._yy = self.target_mean[columns], self._xy[:, columns], self._yy[columns]
         part.target_width = len(part.target_mean)
         return part
+
+    def derived(self, name: Hashable, make: Callable[[], _T]) -> _T:
+        """What `make` gives, from moments of the inputs alone: once for all `with_targets_of` one Gram."""
+        if self._derived is None:
+            return make()
+        if name not in self._derived:
+            self._derived[name] = make()
+        found: _T = self._derived[name]
+        return found
 
     @property
     def xx(self) -> Array:
@@ -226,12 +241,20 @@ class Gram:
         return self._yy / (self.count or 1.0)
 
     def raw(self) -> Moments:
-        """The moments about zero."""
-        return Moments(self.count, self.xx, self.xy, self.yy)
+        """The moments about zero; `xx` may be shared, and is not to be written to then."""
+        return Moments(self.count, self._shared(self.count), self.xy, self.yy)
 
     def centered(self) -> Moments:
-        """The moments about the means: sums of (x - mean)(x - mean)^T, and so on."""
-        return Moments(self.count, self._square(0.0), self._xy.copy(), self._yy.copy())
+        """The moments about the means: sums of (x - mean)(x - mean)^T, and so on; `xx` as in `raw`."""
+        return Moments(self.count, self._shared(0.0), self._xy.copy(), self._yy.copy())
+
+    def _shared(self, mean_weight: float) -> Array:
+        def made() -> Array:
+            found = self._square(mean_weight)
+            found.flags.writeable = self._derived is None
+            return found
+
+        return self.derived(("xx", mean_weight), made)
 
     def _square(self, mean_weight: float) -> Array:
         """The symmetric matrix whose lower triangle is kept (the upper one is zero), plus the share of the means."""

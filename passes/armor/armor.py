@@ -106,7 +106,7 @@ class Armor(Pass):
                 decide(step, None)
         elif spots:
             jobs = [[spots[which].use.op for which in step] for step in steps]
-            walk(graph, graph.clone(), jobs, context, lambda job, streams: decide(steps[job], streams))
+            walk(graph, graph.clone(), jobs, context, lambda job, streams: decide(steps[job], streams), is_steady=True)
         context.progress("armor", len(spots), len(spots))
         for which, fitted in sorted(done.items()):
             use = spots[which].use

@@ -141,7 +141,7 @@ class Factorize(Pass):
             rows = ROWS if self.fit == "relu-aware" else 0
             visit(which, gather(streams, [uses[which]], context, self.positions, rows)[0])
 
-        walk(graph, dense, [[use.op] for use in uses], context, look)
+        walk(graph, dense, [[use.op] for use in uses], context, look, is_steady=True)
 
     def _fit(self, graph: Graph, use: WeightUse, rank: int, evidence: Evidence | None, context: Context) -> Factors:
         """The factors of one layer, whose weight becomes their product until it is split."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.calib.gram import Gram, Moments
+from secateur.calib.solvers.column_sweep import Choice, Factor, Swept, column_sweep, factor, fixed
 from secateur.calib.solvers.least_squares import solve_positive
 from secateur.calib.solvers.ridge import UNSURE
 from secateur.passes.layers.evidence import Evidence
@@ -84,7 +85,17 @@ class Problem:
             mean, target_mean = self.seen.fit.mean, self.seen.fit.target_mean
             xy = xy - found.count * np.outer(mean, self.constant)
             yy = yy - found.count * self.constant * (2 * target_mean - self.constant)
-        return Moments(found.count, found.xx[np.ix_(self.order, self.order)], xy[self.order], yy)
+        return self._ordered(Moments(found.count, found.xx, xy, yy))
+
+    @cached_property
+    def _is_in_order(self) -> bool:
+        return np.array_equal(self.order, np.arange(len(self.order)))
+
+    def _ordered(self, moments: Moments) -> Moments:
+        """Moments of the evidence in this problem's order of columns."""
+        if self._is_in_order:
+            return moments
+        return Moments(moments.count, moments.xx[np.ix_(self.order, self.order)], moments.xy[self.order], moments.yy)
 
     @property
     def gram(self) -> Array:
@@ -122,12 +133,37 @@ class Problem:
         What layers before it lost differs more from data to data than what it loses itself, so the pull is stronger
         than `strength` by `secateur.calib.solvers.ridge.UNSURE`.
         """
-        drift = self.moments.xy - self.gram @ self.weight.T
-        ridge = UNSURE * strength * self.scale
-        # Rounding alone is no drift.
-        if np.abs(drift).max(initial=0) <= 1e-9 * np.abs(self.moments.xy).max(initial=0):
+        # Rounding alone is no drift. A random sum of the outputs tells.
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], len(self.weight))
+        drift, sums = (self.moments.xy @ signs) - self.gram @ (signs @ self.weight), np.abs(self.moments.xy).sum(axis=1)
+        if np.abs(drift).max(initial=0) <= 1e-9 * sums.max(initial=0):
             return self.weight
-        return self.weight + solve_positive(self.gram + ridge * np.eye(len(drift)), drift).T
+        ridge = UNSURE * strength * self.scale
+        found: Array = solve_positive(self.gram + ridge * np.eye(len(drift)), self.moments.xy + ridge * self.weight.T).T
+        return found
+
+    @cached_property
+    def factor(self) -> Factor:
+        """Of H, damped, for sweeps over the columns."""
+        if not self._is_in_order:
+            return factor(self.gram, self.damping)
+        name = ("factor", self.bias is not None, self.damping)
+        return self.seen.fit.derived(name, lambda: factor(self.gram, self.damping))
+
+    @cached_property
+    def _sweeps(self) -> list[Swept]:
+        return []
+
+    def swept(self, choice: Choice, block: int) -> Swept:
+        """A sweep over the columns of the target, with which the mask is chosen that it leaves."""
+        found = column_sweep(self.target, self.factor, choice, block)
+        self._sweeps.append(found)
+        return found
+
+    def swept_for(self, mask: Mask) -> Swept:
+        """A sweep that ends in a mask: that which chose it, if one did."""
+        same = (found for found in self._sweeps if np.array_equal(found.mask, mask))
+        return next(same, None) or column_sweep(self.target, self.factor, fixed(mask))
 
     def damped(self, strength: float) -> Array:
         """H with a ridge, `strength` times its mean diagonal."""
@@ -166,8 +202,7 @@ class Problem:
     @cached_property
     def _held_out(self) -> Moments:
         """About the means: the squared error splits into that of the centred outputs and that of the means."""
-        found = self._judge.centered()
-        return Moments(found.count, found.xx[np.ix_(self.order, self.order)], found.xy[self.order], found.yy)
+        return self._ordered(self._judge.centered())
 
     def on_everything(self) -> Problem:
         """The same with the held-out samples to fit on as well."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from secateur.calib.block_stream import Stage, capture_blocks
+from secateur.calib.block_stream import Stage, Turn, capture_blocks
 from secateur.calib.capture import PairedStream
 from secateur.ir.blocks import Block, blocks
 from secateur.ir.graph import Graph
@@ -22,7 +22,15 @@ from secateur.passes.layers.evidence import Streams
 Visit: TypeAlias = Callable[[int, Streams], None]
 
 
-def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Context, visit: Visit) -> None:
+def walk(
+    present: Graph,
+    dense: Graph,
+    jobs: Sequence[Sequence[Op]],
+    context: Context,
+    visit: Visit,
+    *,
+    is_steady: bool = False,
+) -> None:
     """Visits each job with streams that feed all its ops, in the order of the blocks that these lie in.
 
     A visit may give ops of its job new weights: later jobs are fed by what it left, and it waits in files when it gets
@@ -34,6 +42,8 @@ def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Co
         jobs: for each the ops that it wants to see at work. Where they lie in several blocks, these count as one.
         context: data and runner.
         visit: called with the number of a job, each once.
+        is_steady: visits change nothing but weights and biases of the ops of their jobs, and no shapes. Then a block is
+            run once, from job to job, and not from its beginning for each; streams begin right before the job.
     """
     source = context.needed_source("calibrating")
     whole = Streams.whole(present, dense, source)
@@ -57,19 +67,49 @@ def walk(present: Graph, dense: Graph, jobs: Sequence[Sequence[Op]], context: Co
     for job in early:
         visit_whole(job)
 
-    def visit_stage(stage: Stage) -> None:
-        one = dense is present
-        streams = Streams(stage.current, stage.current if one else stage.dense)
-        for job in runs[stage.index][1]:
-            visit(job, streams)
-        spool.add(value for op in stage.block.ops for value in op.inputs)
+    turns = [turn for block, members in runs for turn in _turns(present, block, members, jobs, is_steady)]
 
-    if runs:
+    def visit_stage(stage: Stage) -> None:
+        streams = Streams(stage.current, stage.current if dense is present else stage.dense)
+        turn, members = turns[stage.index]
+        for job in members:
+            visit(job, streams)
+        if stage.index + 1 == len(turns) or turns[stage.index + 1][0].block is not turn.block:
+            spool.add(value for op in turn.block.ops for value in op.inputs)
+
+    if turns:
         model = present if dense is present else PairedStream(dense, present)
         factory = context.needed_runner("calibrating")
-        capture_blocks(model, source, factory, [block for block, _ in runs], visit_stage)
+        capture_blocks(model, source, factory, [turn for turn, _ in turns], visit_stage)
     for job in late:
         visit_whole(job)
+
+
+def _turns(
+    graph: Graph, block: Block, members: Sequence[int], jobs: Sequence[Sequence[Op]], is_steady: bool
+) -> Sequence[tuple[Turn, Sequence[int]]]:
+    """The visits to a block with their jobs: one for all, or one for each."""
+    if not is_steady:
+        return [(Turn.whole(block), members)]
+    inside, found = set(block.ops), []
+    for at, job in enumerate(members):
+        waiting = {op for later in members[at:] for op in jobs[later]}
+        to_come: dict[Op | Value | str, None] = {}
+        for op in block.ops:
+            if op in waiting or any(node in to_come for node in graph.nx.pred[op]):
+                to_come.update((node, None) for node in (op, *op.outputs) if node is not None)
+        ops = tuple(node for node in to_come if isinstance(node, Op))
+        known = (_target_of(graph, op, inside).name for op in jobs[job])
+        found.append((Turn(block, ops, tuple(dict.fromkeys(known))), [job]))
+    return found
+
+
+def _target_of(graph: Graph, op: Op, inside: Collection[Op]) -> Value:
+    """What a layer's output ends in, as far as these ops go: a sum with a bias or a shortcut, if it is part of one."""
+    found = op.output
+    while len(readers := graph.uses(found)) == 1 and readers[0][0].key == ("", "Add") and readers[0][0] in inside:
+        found = readers[0][0].output
+    return found
 
 
 def trunk_blocks(graph: Graph) -> list[Block]:

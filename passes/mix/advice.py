@@ -121,7 +121,14 @@ def advise_layers(graph: Graph, context: Context, outputs: int, ways: Sequence[W
                 context.note(f"{spots[spot].weight.name} is left out: the data shows nothing of what it reads")
 
     if steps:
-        walk(graph, graph, [[use.op for spot in step for use in spots[spot].uses] for step in steps], context, visit)
+        walk(
+            graph,
+            graph,
+            [[use.op for spot in step for use in spots[spot].uses] for step in steps],
+            context,
+            visit,
+            is_steady=True,
+        )
     context.progress("measuring layers", len(spots), len(spots))
     return [found[index] for index in sorted(found)]
 

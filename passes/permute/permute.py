@@ -100,7 +100,14 @@ class Permute(Pass):
                     orders[group.dim] = order
 
         if needs_data:
-            walk(graph, graph, [[window.spot.use.op for window in some] for _, some in wanted], context, visit)
+            walk(
+                graph,
+                graph,
+                [[window.spot.use.op for window in some] for _, some in wanted],
+                context,
+                visit,
+                is_steady=True,
+            )
         else:
             for which in range(len(wanted)):
                 visit(which, None)

@@ -146,7 +146,7 @@ class Coder:
             self.context.progress("quantizing weights", len(found), len(layers))
             found.update(self._step(steps[which], streams))
 
-        walk(self.graph, self.dense, ops, self.context, visit)
+        walk(self.graph, self.dense, ops, self.context, visit, is_steady=True)
         self.context.progress("quantizing weights", len(layers), len(layers))
         return found
 

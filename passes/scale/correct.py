@@ -96,7 +96,7 @@ class CorrectBias(Pass):
                 now.update(fetched, weight)
             changes.extend(_correct(graph, use, wanted.mean - now.mean, float(np.sqrt(wanted.square))))
 
-        walk(graph, graph, [[use.op] for use in uses], context, visit)
+        walk(graph, graph, [[use.op] for use in uses], context, visit, is_steady=True)
         context.progress(self.name, len(uses), len(uses))
         return changes
 
@@ -139,7 +139,7 @@ class CorrectBias(Pass):
             for which in range(len(uses)):
                 visit(which, None)
         else:
-            walk(graph, graph, [[use.op] for use in uses], context, visit)
+            walk(graph, graph, [[use.op] for use in uses], context, visit, is_steady=True)
         return changes
 
 

@@ -49,7 +49,7 @@ def visit_places(
         gathered = gather(streams, list(uses.values()), context, 0)
         visit(which, {data: one.together() for data, one in zip(uses, gathered, strict=True)})
 
-    walk(graph, graph, [[side.use.op for side in place.products] for place in places], context, look)
+    walk(graph, graph, [[side.use.op for side in place.products] for place in places], context, look, is_steady=True)
     context.progress(who, len(places), len(places))
 
 

@@ -89,7 +89,7 @@ class Work:
         ops: list[list[Op]] = [
             [use.op for step in job for which in step for use in self.spots[which].uses] for job in jobs
         ]
-        walk(self.graph, dense, ops, self.context, visit)
+        walk(self.graph, dense, ops, self.context, visit, is_steady=True)
 
     def _by_block(self, steps: Sequence[Step]) -> list[list[Step]]:
         """Steps of one block of the model together, or of several; what lies outside of blocks by itself."""

@@ -12,13 +12,14 @@ from helpers.graphs import random_feeds, tiny_graphs
 
 from secateur.backends.onnxruntime_runner import OnnxRuntimeRunner
 from secateur.calib.batches import Batch
-from secateur.calib.block_stream import Stage, capture_blocks
+from secateur.calib.block_stream import Stage, Turn, capture_blocks
 from secateur.calib.capture import CaptureOptions, PairedStream
 from secateur.calib.sources import open_source
 from secateur.ir import Graph, Tensor
 from secateur.ir.blocks import Block, blocks, residual_blocks
 from secateur.ir.build import add_constant, add_input, emit
 from secateur.ir.errors import DataError, GraphError
+from secateur.ir.extract import extract
 from secateur.ir.runner import Runner
 
 
@@ -153,6 +154,50 @@ def test_blocks_may_leave_gaps_and_side_values_are_computed_once() -> None:
     # The first run starts at the model's inputs, the second where the first block begins; the constant product is no
     # value to be kept, and the mask is known by then.
     assert fetched == [({"x", "given"}, ["h0", "mask"]), ({"h0", "mask"}, ["h2"])]
+
+
+def two_turns(graph: Graph) -> list[Turn]:
+    """One before the first MatMul of each block, one before the second."""
+    found = []
+    for index, block in enumerate(cut(graph)):
+        late = [op for op in block.ops if op.output.name in (f"down{index}", f"h{index}")]
+        found += [Turn(block, block.ops, (f"up{index}",)), Turn(block, late, (f"h{index}",))]
+    return found
+
+
+@pytest.mark.parametrize("ahead", [0, 1 << 20])
+def test_a_block_visited_twice_is_run_once_if_there_is_room_for_what_lies_inside(ahead: int) -> None:
+    current = layers()
+    dense = current.clone()
+    computed: list[str] = []
+    began: list[set[str]] = []
+
+    @contextmanager
+    def counting(
+        graph: Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+    ) -> Iterator[Runner]:
+        made = {value.name for op in extract(graph, inputs, list(outputs or ())).ops() for value in op.outputs}
+        computed.extend(name for name in made if graph is dense and name.startswith("up"))
+        with exact(graph, inputs=inputs, outputs=outputs) as runner:
+            yield runner
+
+    def visit(stage: Stage) -> None:
+        block, is_late = divmod(stage.index, 2)
+        own = f"masked{block}" if is_late else stage.block.entry.name
+        began.append(set(stage.current.inputs or ()))
+        wanted = [f"h{block}", f"masked{block}"]
+        for part, graph in ((stage.current, current), (stage.dense, dense)):
+            with exact(part.graph, inputs=part.inputs, outputs=wanted) as runner:
+                same([runner.run(batch.feeds) for _, batch in part.walk()], whole(graph, wanted))
+        assert (own in began[-1]) == (not is_late or ahead > 0)
+        if not is_late:
+            halve(current, f"w{block}")
+
+    options = CaptureOptions(ahead=ahead)
+    capture_blocks(PairedStream(dense, current), open_source(batches()), counting, two_turns(current), visit, options)
+    assert len(began) == 8
+    if ahead:
+        assert sorted(computed) == ["up0", "up1", "up2", "up3"]
 
 
 @pytest.mark.parametrize("name", sorted(tiny_graphs()))

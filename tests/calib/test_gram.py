@@ -210,3 +210,28 @@ def test_wide_inputs_are_multiplied_in_single_precision_and_summed_in_double(dty
     double = Gram(600)
     double.update(wide, weight=0.5)
     np.testing.assert_allclose(double.xx, exact.xx, rtol=1e-11, atol=1e-9)
+
+
+def test_those_who_share_inputs_derive_from_them_once() -> None:
+    random = np.random.default_rng(9)
+    x, y = random.normal(size=(40, 3)) + 1, random.normal(size=(40, 5))
+    whole, alone = Gram(3, 5), Gram(3, 2)
+    whole.update(x, y)
+    alone.update(x, y[:, 2:4])
+    calls: list[str] = []
+
+    def make() -> int:
+        calls.append("made")
+        return len(calls)
+
+    assert [alone.derived("it", make), alone.derived("it", make)] == [1, 2]
+    parts = [whole.with_targets_of(slice(0, 2)), whole.with_targets_of(slice(2, 4))]
+    assert [part.derived("it", make) for part in parts] == [3, 3]
+    for found, expected in ((parts[1].raw(), alone.raw()), (parts[1].centered(), alone.centered())):
+        for ours, theirs in ((found.xx, expected.xx), (found.xy, expected.xy), (found.yy, expected.yy)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-9)
+    assert parts[0].raw().xx is parts[1].raw().xx
+    with pytest.raises(ValueError, match="read-only"):
+        parts[0].raw().xx[0, 0] = 1
+    parts[0].xx[0, 0] = 1  # that is a new one each time
+    assert parts[1].raw().xx[0, 0] != 1

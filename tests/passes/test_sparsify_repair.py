@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calib.solvers.ridge import UNSURE
+from secateur.passes.layers.evidence import HELD_OUT
 from secateur.passes.layers.problem import Problem
 from secateur.passes.sparsify.criteria import CRITERIA
 from secateur.passes.sparsify.patterns import parse_pattern
@@ -208,3 +209,34 @@ def test_what_a_bias_that_stays_gives_is_not_the_weights_to_make() -> None:
     np.testing.assert_allclose(
         with_bias.errors(ours.matrix, None), sparse_problem(weight, x).errors(plain.matrix, None)
     )
+
+
+def test_the_sweep_that_chose_a_mask_is_the_one_that_repairs_it() -> None:
+    rows = random_rows(3, 200, 16)
+    weight = np.random.default_rng(4).normal(size=(6, 16))
+    drifted = rows @ weight.T + 0.3 * np.random.default_rng(5).normal(size=(200, 6))
+    chosen, fresh = (sparse_problem(weight, rows, drifted) for _ in range(2))
+    mask = CRITERIA["sparsegpt"](chosen, parse_pattern("2:4"))
+    assert chosen.swept_for(mask) is chosen.swept_for(mask)
+    np.testing.assert_allclose(chosen.swept_for(mask).weight, fresh.swept_for(mask).weight, rtol=1e-9, atol=1e-12)
+    other = np.roll(mask, 1, axis=1)
+    assert np.array_equal(chosen.swept_for(other).mask, other)
+
+
+def test_a_target_is_what_least_squares_with_a_pull_say() -> None:
+    """T minimises |Y - X T^T|^2 + ridge |T - W|^2; where nothing drifted it is W itself, bit for bit."""
+    rows = random_rows(6, 300, 8)
+    weight = np.random.default_rng(7).normal(size=(5, 8))
+    drifted = rows @ weight.T + np.random.default_rng(8).normal(size=(300, 5))
+    problem = sparse_problem(weight, rows, drifted)
+    ridge = UNSURE * 0.5 * problem.scale
+    stacked = np.concatenate([rows_to_fit(rows), np.sqrt(ridge) * np.eye(8)])
+    wanted = np.concatenate([rows_to_fit(drifted), np.sqrt(ridge) * weight.T])
+    expected = np.linalg.lstsq(stacked, wanted, rcond=None)[0].T
+    np.testing.assert_allclose(problem.target_at(0.5), expected, rtol=1e-8, atol=1e-10)
+    assert np.array_equal(sparse_problem(weight, rows).target_at(0.5), weight)
+
+
+def rows_to_fit(rows: np.ndarray) -> np.ndarray:
+    """Every fifth is held out."""
+    return rows[np.arange(len(rows)) % HELD_OUT != HELD_OUT - 1]

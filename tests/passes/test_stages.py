@@ -54,8 +54,9 @@ def _same(one: Evidence, other: Evidence) -> None:
             np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4 * float(np.abs(right).max(initial=1e-9)))
 
 
+@pytest.mark.parametrize("is_steady", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_stages_say_what_whole_runs_say_while_layers_change(name: str) -> None:
+def test_stages_say_what_whole_runs_say_while_layers_change(name: str, is_steady: bool) -> None:
     present = zoo("small", "real")[name]()
     dense = present.clone()
     source = _Feeds(present)
@@ -71,7 +72,7 @@ def test_stages_say_what_whole_runs_say_while_layers_change(name: str) -> None:
         if len(present.consumers(uses[job].weight)) == 1:
             _halved(present, uses[job])
 
-    walk(present, dense, [[use.op] for use in uses], context, visit)
+    walk(present, dense, [[use.op] for use in uses], context, visit, is_steady=is_steady)
     assert sorted(visited) == list(range(len(uses)))
     assert len(trunk_blocks(present)) >= LEAST[name]
 

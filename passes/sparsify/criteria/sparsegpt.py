@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.calib.solvers.column_sweep import column_sweep, factor
 from secateur.passes.layers.problem import Array, Mask, Problem
 from secateur.passes.sparsify.patterns import Pattern
 
@@ -16,7 +15,7 @@ BLOCK = 128
 
 def saliency(problem: Problem) -> Array:
     """w_ij^2 / R_jj^2 of the weights as they are: what removing one costs when the columns to its right make up."""
-    found: Array = np.square(problem.target / factor(problem.gram, problem.damping).spread)
+    found: Array = np.square(problem.target / problem.factor.spread)
     return found
 
 
@@ -39,7 +38,7 @@ class SparseGPT:
         """The mask that the sweep leaves."""
         choice = pattern.choose()
         block = max(1, BLOCK // (choice.group or 1)) * (choice.group or 1)
-        return column_sweep(problem.target, factor(problem.gram, problem.damping), choice, block).mask
+        return problem.swept(choice, block).mask
 
 
 sparsegpt = SparseGPT()

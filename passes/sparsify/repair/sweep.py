@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from secateur.calib.solvers.column_sweep import column_sweep, factor, fixed
 from secateur.passes.layers.problem import Mask, Problem
 from secateur.passes.sparsify.repair import Repaired, judged
 
@@ -12,5 +11,4 @@ def sweep(problem: Problem, mask: Mask) -> Repaired:
 
     Columns late in the sweep find little left to make up with: `least-squares` solves the same exactly.
     """
-    swept = column_sweep(problem.target, factor(problem.gram, problem.damping), fixed(mask))
-    return judged(problem, mask, [(swept.weight, problem.bias)])
+    return judged(problem, mask, [(problem.swept_for(mask).weight, problem.bias)])
