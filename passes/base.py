@@ -36,6 +36,9 @@ class Pass(ABC):
     recorded: ClassVar[bool] = False
     """Whether replaying takes what it did from the manifest instead of running it again, as with all that is lossy."""
 
+    joint: ClassVar[bool] = False
+    """Whether it fits layers together, so that what each gives by itself is no longer what it gave before."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for wanted in ("name", "changes", "effect"):

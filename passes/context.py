@@ -45,6 +45,9 @@ class Context:
     """Times a graph."""
     original: Graph | None = None
     """The graph as it was before the first lossy pass; None while there was none. Tensors are shared, not copied."""
+    reference: Graph | None = None
+    """The graph whose layers say what each layer by itself should give: `original`, until a pass fits layers together;
+    then as that pass left it."""
     source: Source | None = None
     """Calibration data; every walk over it gives the same batches."""
     seed: int = 0

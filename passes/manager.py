@@ -124,7 +124,9 @@ class Manager:
             raise self._defect(one, error) from error
         self.context.manifest = context.manifest
         if one.effect is Effect.LOSSY and self.context.original is None:
-            self.context.original = before
+            self.context.original = self.context.reference = before
+        if one.joint and entry.rewrites:
+            self.context.reference = self.graph.clone()
         self.passes.append(one)
         self.report.entries.append(entry)
         for hook in self.hooks:

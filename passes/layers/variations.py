@@ -17,8 +17,11 @@ def varied(context: Context, graph: Graph, copies: int | None, *choices: str) ->
     """
     if context.source is None or copies == 0:
         return context
-    found = roles(graph)
+    found, is_told = roles(graph), copies is not None
     if copies is None:
         is_automatic = all(choice == "auto" for choice in choices)
         copies = int(is_automatic and any(role.kind == "tokens" for role in found.values()))
-    return replace(context, source=augmented(context.source, found, copies, context.seed)) if copies else context
+    if not copies:
+        return context
+    context.note(f"fitted on {copies} varied for each batch of the calibration data, too (augment)", asked=is_told)
+    return replace(context, source=augmented(context.source, found, copies, context.seed))

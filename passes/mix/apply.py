@@ -43,7 +43,8 @@ def put_into_effect(graph: Graph, plan: Plan, means: Means, context: Context) ->
     columns: dict[str, Row] = {}
     original = context.original or graph.clone()
     for one in _passes(plan, means):
-        inner = replace(context, report=Entry(str(one)), original=original)
+        reference = context.reference or original
+        inner = replace(context, report=Entry(str(one)), original=original, reference=reference)
         if one.run(graph, inner):
             context.facts.drop(one.changes)
         for row in inner.report.rows:

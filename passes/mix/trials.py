@@ -57,7 +57,7 @@ class Trials:
         runner = context.needed_runner(who)
         samples = min(samples, enough(graph, outputs, context, who)) if outputs else samples
         part = some_samples(graph, samples, context, who)
-        quiet = replace(context, progress=silent, fuel=unlimited, original=None)
+        quiet = replace(context, progress=silent, fuel=unlimited, original=None, reference=None)
         few = replace(quiet, source=part.source)
         nearest = replace(means, rounding="nearest", quick=True)
         return cls(graph, Answers(part, outputs, runner), quiet, few, nearest, context.progress)

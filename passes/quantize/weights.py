@@ -158,8 +158,11 @@ class Coder:
         return not asked or any(use.targets is None or use.op.attribute("alpha", 1.0) != 1 for use in layer.uses)
 
     def _before(self) -> Graph:
-        """What layers should give: the model before its first lossy pass, where its layers are still the same."""
-        original, present = self.context.original, self.graph
+        """What layers should give: the model before its first lossy pass, where its layers are still the same.
+
+        Where layers were fitted together since, each gives what it should, and not what it gave.
+        """
+        original, present = self.context.reference, self.graph
         if original is None:
             return present.clone()
         shapes = {value.name: value.const.shape for value in original.constants() if value.const is not None}

@@ -45,6 +45,7 @@ class RefitBlocks(Pass):
     changes: ClassVar[Facet] = Facet.WEIGHTS
     effect: ClassVar[Effect] = Effect.LOSSY
     replayable: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
 
     steps: int = 200
     """Of each block."""

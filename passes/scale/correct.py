@@ -39,7 +39,8 @@ class CorrectBias(Pass):
     E[x] of a clipped normal distribution where a batch normalization (and a ReLU) makes x, and measured otherwise
     (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2 and
     appendices B and D). The floating-point model is this one with nothing rounded, its layers' weights those that it
-    had before its first lossy pass; where these are not known, or fitted since, the weights as they are dequantized.
+    had before its first lossy pass, or when they were last fitted together; where these are not known, or others since,
+    the weights as they are dequantized.
     """
 
     name: ClassVar[str] = "correct-bias"
@@ -58,7 +59,7 @@ class CorrectBias(Pass):
         uses = [use for use in weight_uses(known) if _is_quantized(known, use) and self._fits(graph, use, context)]
         if not uses:
             return 0
-        before, reasons = float_weights(known, context.original, uses, context.needed_runner(self.name))
+        before, reasons = float_weights(known, context.reference, uses, context.needed_runner(self.name))
         for op, reason in reasons.items():
             context.note(f"{op} is held against its own weight as it is dequantized: {reason}")
         twin = float_twin(graph, known, uses, before)

@@ -62,6 +62,14 @@ class Scale(Pass):
 
 
 @dataclass(frozen=True)
+class ScaleTogether(Scale):
+    """Says that layers belong together from then on."""
+
+    name: ClassVar[str] = "scale-together"
+    joint: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class FalselyExact(Scale):
     """Says that nothing changes."""
 

@@ -36,7 +36,7 @@ def compress(graph: Graph, text: str, feeds: list[dict[str, Array]]) -> Result:
 def corrected(graph: Graph, original: Graph | None, feeds: list[dict[str, Array]], method: str = "empirical") -> Entry:
     """The pass alone, in place."""
     source, entry = open_source([Batch(one) for one in feeds]), Entry("")
-    context = Context(Facts(graph), RUNNER, source=source, original=original, report=entry)
+    context = Context(Facts(graph), RUNNER, source=source, reference=original, report=entry)
     entry.rewrites = CorrectBias(method=method).run(graph, context)  # type: ignore[arg-type]
     graph.verify()
     return entry
@@ -223,7 +223,7 @@ def test_the_analytic_mean_is_that_of_a_clipped_normal() -> None:
             weight = net.constant("w", dense)
         graphs.append(net.done((net.op("Conv", x, weight, net.weight("b", 6), to="y"), (2, 6, 5, 5))))
     before, graph = graphs
-    context = Context(Facts(graph), RUNNER, original=before)
+    context = Context(Facts(graph), RUNNER, reference=before)
     old = graph["b"].const
     assert old is not None
     old_bias = old.numpy()

@@ -44,6 +44,19 @@ def test_the_users_graph_is_not_touched(settings: Settings) -> None:
     assert result.manifest.pipeline == "scale{factor=3.0},remove-dead-code"
 
 
+def test_layers_that_were_fitted_together_are_what_later_passes_go_by(settings: Settings) -> None:
+    manager = Manager(gemm_mlp(), settings=settings)
+    expected = []
+    for one in (RemoveDeadCode(), examples.Scale(2.0), examples.Scale(3.0), examples.ScaleTogether(), examples.Scale()):
+        manager.apply(one)
+        expected.append([str(graph) for graph in (manager.context.original, manager.context.reference)])
+    dense, fitted = str(gemm_mlp()), str(Manager(gemm_mlp()).graph)
+    together = run_pipeline(gemm_mlp(), [examples.Scale(12.0)]).graph
+    assert expected[0] == ["None", "None"]
+    assert expected[1] == expected[2] == [dense, fitted]
+    assert expected[3] == expected[4] == [dense, str(together)]
+
+
 @pytest.mark.parametrize("failure", ["refused", "crash", "interrupt", "memory"])
 def test_a_pass_that_fails_halfway_leaves_no_trace(failure: str, settings: Settings) -> None:
     manager = Manager(gemm_mlp(), Context(manifest=Manifest(model="m")), settings=settings)

@@ -162,6 +162,18 @@ def test_compress_hands_it_all_that_it_needs() -> None:
     assert not done.manifest.exact
 
 
+@pytest.mark.parametrize("after", ["quantize{rounding=gptq}", "quantize{rounding=obr}", "quantize,correct-bias"])
+def test_what_follows_goes_by_layers_as_they_were_fitted_together(after: str) -> None:
+    """As if the fitted model were all that there ever was."""
+    sparse = "sparsify{worthwhile=false,criterion=magnitude,repair=none}"
+    fitted = _refitted(first=sparse)
+    assert fitted.report.entries[-1].rewrites
+    context = _context(_feeds())
+    alone = run_pipeline(fitted.graph, parse_pipeline(after), context)
+    whole = run_pipeline(_mlp(), parse_pipeline(f"{sparse},refit-blocks{{steps=30,rate=0.03}},{after}"), context)
+    assert str(whole.graph) == str(alone.graph)
+
+
 def test_without_torch_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")

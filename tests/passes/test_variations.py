@@ -16,7 +16,7 @@ from secateur.calib.sources import open_source
 from secateur.ir import DataType, Graph
 from secateur.ir.errors import TextError
 from secateur.passes.context import Context
-from secateur.passes.manager import run_pipeline
+from secateur.passes.manager import Result, run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 
 SEED = 3
@@ -39,9 +39,13 @@ def _token_model() -> Graph:
     return net.done((net.op("MatMul", hidden, net.weight("down", 32, 16)), ("n", 8, 16)))
 
 
-def _run(text: str, source: Source, model: Callable[[], Graph] = _image_model) -> Graph:
+def _result(text: str, source: Source, model: Callable[[], Graph] = _image_model) -> Result:
     context = Context(runner=partial(OnnxRuntimeRunner, optimize=False, threads=1), source=source, seed=SEED)
-    return run_pipeline(model(), parse_pipeline(text), context).graph
+    return run_pipeline(model(), parse_pipeline(text), context)
+
+
+def _run(text: str, source: Source, model: Callable[[], Graph] = _image_model) -> Graph:
+    return _result(text, source, model).graph
 
 
 @pytest.mark.parametrize("options", ["prune{ratio=0.5, align=1%s}", "sparsify{%s}", "armor{block=16, extra=0.5%s}"])
@@ -66,6 +70,13 @@ def test_tokens_are_varied_unless_somebody_says_how(name: str, options: str, cop
     found = _run(f"{name}{options}}}", source, _token_model)
     given = open_source(list(augmented(source, roles(_token_model()), copies, SEED)))
     assert str(found) == str(_run(f"{name}, augment=0}}", given, _token_model))
+
+
+def test_the_report_says_that_tokens_were_varied_of_themselves() -> None:
+    source = open_source({"ids": np.random.default_rng(2).integers(0, 300, (40, 8))}, batch_size=20)
+    for options, said in (("", True), (", augment=0", False), (", repair=least-squares", False)):
+        (entry,) = _result(f"prune{{align=1{options}}}", source, _token_model).report.entries
+        assert any("augment" in note for note in entry.notes) == said
 
 
 def test_images_are_not_varied_unless_asked() -> None:
