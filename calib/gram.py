@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dsyrk, ssyrk
 
 from secateur.calib.finite import check_finite
+from secateur.calib.product_sums import ProductSum
 from secateur.ir.errors import DataError
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -23,10 +23,10 @@ _T = TypeVar("_T")
 #: Bytes of rows that one rank-k update converts at a time.
 _CHUNK_BYTES = 1 << 25
 
-#: From this width and so many rows on, products of inputs that are not float64 are summed in float32, chunk by chunk.
+#: From this width and so many rows on, products of inputs that are not float64 are made in float32.
 _SINGLE_WIDTH, _SINGLE_ROWS = 512, 256
-#: Columns whose sums are added up at once.
-_STRIP = 256
+#: Rows of float32 that are summed in it before their sums are in float64.
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Gram:
     Sums are kept in float64 about the running means (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample
     variance", section 2), so that inputs far from zero lose no digits when they are centred. Batches in any order and
     of any size, and any tree of merges, give the same moments up to rounding: that of float64, but for many wide rows
-    of a lesser type. Their deviations are multiplied in float32, chunk by chunk, which is faster and leaves errors of
-    about 1e-7 of sqrt(xx_ii xx_jj), a few times that at worst, as float32 inputs have themselves.
+    of a lesser type. Their deviations are multiplied in float32 and summed in it for some thousand rows
+    (`secateur.calib.product_sums`), which is faster and leaves errors of about 1e-7 of sqrt(xx_ii xx_jj), a few times
+    that at worst, as float32 inputs have themselves.
 
     Args:
         exact: multiply in float64 whatever comes.
@@ -83,9 +84,9 @@ class Gram:
         self.absmean: Array = np.zeros(width)
         # What readers of the same inputs derive from these; None while nobody shares them.
         self._derived: dict[Hashable, Any] | None = None
-        # About the means. Of _xx only the lower triangle is kept, column-major, so that BLAS adds to it in place.
-        self._xx: Array = np.zeros((width, width), order="F")
-        self._xy: Array = np.zeros((width, target_width))
+        # About the means. Of X^T X only the lower triangle is kept.
+        self._squares = ProductSum(width)
+        self._products = ProductSum(width, target_width)
         self._yy: Array = np.zeros(target_width)
 
     def update(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, weight: float = 1.0) -> None:
@@ -126,26 +127,19 @@ class Gram:
         if weight == 0:
             return
         share = weight * len(x) / (self.count + weight * len(x))
-        self.absmean += share * (sizes.mean(axis=0, dtype=np.float64) - self.absmean)
-        mean, target_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+        self.absmean += share * (_mean(sizes, single) - self.absmean)
+        mean, target_mean = _mean(x, single), _mean(y, single)
         deviation, pull = self._join_mean(weight * len(x), mean, target_mean)
         # The shift between the old mean and that of these rows is one more row of deviations.
-        np.subtract(x, mean, out=rows[:-1], casting="same_kind")
+        np.subtract(x, mean.astype(dtype), out=rows[:-1], casting="same_kind")
         target_rows = np.empty((len(x) + 1, self.target_width), dtype)
-        np.subtract(y, target_mean, out=target_rows[:-1], casting="same_kind")
+        np.subtract(y, target_mean.astype(dtype), out=target_rows[:-1], casting="same_kind")
         if weight != 1:
             rows[:-1] *= np.sqrt(weight)
             target_rows[:-1] *= np.sqrt(weight)
         rows[-1], target_rows[-1] = deviation, pull
-        # The transpose of row-major rows is column-major: BLAS reads and writes without a copy.
-        if single:
-            sums = ssyrk(1.0, rows.T, lower=1)
-            for start in range(0, self.width, _STRIP):
-                strip = slice(start, start + _STRIP)
-                self._xx[start:, strip] += sums[start:, strip]
-        else:
-            self._xx = dsyrk(1.0, rows.T, beta=1.0, c=self._xx, lower=1, overwrite_c=1)
-        self._xy += rows.T @ target_rows
+        self._squares.add(rows)
+        self._products.add(rows, target_rows)
         self._yy += np.einsum("nm,nm->m", target_rows, target_rows, dtype=np.float64)
 
     def _join_mean(self, count: float, mean: Array, target_mean: Array) -> tuple[Array, Array]:
@@ -173,17 +167,18 @@ class Gram:
             return
         self.absmean += other.count / (self.count + other.count) * (other.absmean - self.absmean)
         deviation, pull = self._join_mean(other.count, other.mean, other.target_mean)
-        self._xx += other._xx
-        self._xx = dsyrk(1.0, deviation[:, None], beta=1.0, c=self._xx, lower=1, overwrite_c=1)
-        self._xy += other._xy + np.outer(deviation, pull)
+        self._squares.merge(other._squares)
+        self._squares.add(deviation[None])
+        self._products.merge(other._products)
+        self._products.add(deviation[None], pull[None])
         self._yy += other._yy + pull**2
 
     def with_targets_scaled(self, factors: Array) -> Gram:
         """The Gram of the same rows with each target y_i times `factors[i]`."""
         scaled = Gram(self.width, self.target_width)
         scaled.rows, scaled.count, scaled.mean, scaled.absmax = self.rows, self.count, self.mean, self.absmax
-        scaled._xx = self._xx.copy(order="F")
-        scaled.target_mean, scaled._xy = self.target_mean * factors, self._xy * factors
+        scaled._squares.merge(self._squares)
+        scaled.target_mean, scaled._products = self.target_mean * factors, ProductSum.of(self._xy * factors)
         scaled._yy = self._yy * factors**2
         return scaled
 
@@ -197,7 +192,8 @@ class Gram:
             self._derived = {}
         part = Gram.__new__(Gram)
         part.__dict__.update(self.__dict__)
-        part.target_mean, part._xy, part._yy = self.target_mean[columns], self._xy[:, columns], self._yy[columns]
+        part.target_mean, part._yy = self.target_mean[columns], self._yy[columns]
+        part._products = ProductSum.of(self._xy[:, columns])
         part.target_width = len(part.target_mean)
         return part
 
@@ -209,6 +205,14 @@ class Gram:
             self._derived[name] = make()
         found: _T = self._derived[name]
         return found
+
+    @property
+    def _xx(self) -> Array:
+        return self._squares.total
+
+    @property
+    def _xy(self) -> Array:
+        return self._products.total
 
     @property
     def xx(self) -> Array:
@@ -304,3 +308,15 @@ def _rows(values: npt.ArrayLike, width: int, name: str) -> npt.NDArray[Any]:
         raise ValueError(f"{name} has shape {rows.shape}, expected (n, {width})")
     check_finite(rows, name)
     return rows
+
+
+def _mean(rows: npt.NDArray[Any], single: bool) -> Array:
+    """[d] the mean of rows [n, d]; `single` is enough of float32."""
+    whole = len(rows) // _TOGETHER * _TOGETHER
+    if not single or rows.dtype != np.float32:
+        plain: Array = rows.mean(axis=0, dtype=np.float64)
+        return plain
+    # Sums of a few rows have nearly all the digits of float32, and are made in a third of the time.
+    sums = rows[:whole].reshape(-1, _TOGETHER, rows.shape[1]).sum(axis=1).sum(axis=0, dtype=np.float64)
+    found: Array = (sums + rows[whole:].sum(axis=0, dtype=np.float64)) / len(rows)
+    return found
