@@ -36,7 +36,7 @@ class Turn:
     Attributes:
         block: what is visited.
         ops: those of its ops that may still change, and all that depends on them inside the block.
-        known: names of values of the dense model that the visit will want, to be computed on the way.
+        known: names of values of the dense model that the visit will want, to be computed on the way if there is room.
     """
 
     block: Block
@@ -133,11 +133,10 @@ def capture_blocks(
     for index, (turn, (needed, alive)) in enumerate(zip(turns, plan, strict=True)):
         again = last is not None and last.block is turn.block
         number += not again
-        doing = f"entering block {number} of {count}"
-        going = _Going(doing, options.progress, options.ahead if again else None)
-        current.advance(needed, alive, going)
+        going = _Going(f"entering block {number} of {count}", options.progress, options.ahead, is_needed=not again)
+        current.advance(needed, alive, (), going)
         if dense is not current:
-            dense.advance([*needed, *turn.known], [*alive, *turn.known], going)
+            dense.advance(needed, alive, turn.known, going)
         visit(Stage(turn.block, index, current.part(), dense.part(), runner_factory, options))
         # Weights that have had their turn need not stay resident: a model may be larger than memory. What was written
         # for the last block was read again on the way into this one.
@@ -226,15 +225,12 @@ def _reads(graph: Graph, op: Op, varying: set[Value]) -> Iterator[Value]:
 
 @dataclass(frozen=True)
 class _Going:
-    """On the way to a turn: how to say so, and the bytes that may be kept for all batches; None for any number."""
+    """On the way to a turn: how to say so, the bytes that may be kept for all batches, and whether it must be taken."""
 
     doing: str
     progress: Progress | None
-    limit: int | None
-
-    def forbids(self, nbytes: int) -> bool:
-        """Whether that is too much."""
-        return self.limit is not None and nbytes > self.limit
+    limit: int
+    is_needed: bool
 
 
 class _Stream:
@@ -253,14 +249,22 @@ class _Stream:
         """The model from here on."""
         return Part(self.graph, _Kept(self, self._reads), tuple(self._reads))
 
-    def advance(self, reads: Sequence[str], names: Sequence[str], going: _Going) -> None:
+    def advance(self, reads: Sequence[str], names: Sequence[str], extra: Sequence[str], going: _Going) -> None:
         """Replaces what is kept by the values `names`, computed from it and from the model's inputs, batch by batch.
 
-        `reads` are those that the part from there on is fed with. Nothing changes where that is too much to keep.
+        `reads` are those that the part from there on is fed with. `extra` ones are kept, too, and fed, if there is
+        room. Where there is none for the others either, and they need not be, nothing changes.
         """
+        if extra and self._replaced([*names, *extra], going, going.limit):
+            self._reads = [*reads, *extra]
+        elif self._replaced(names, going, None if going.is_needed else going.limit):
+            self._reads = reads
+
+    def _replaced(self, names: Sequence[str], going: _Going, limit: int | None) -> bool:
+        """Whether that is done; by the first batch, all of them may take more than `limit`."""
         held = set(self.batches[0].feeds) if self.batches else set()
         given = {value.name for value in self.graph.inputs}
-        missing = [name for name in names if name not in held | given]
+        missing = [name for name in dict.fromkeys(names) if name not in held | given]
         inputs = self._needed(held | given, missing)
         with self._runner_factory(self.graph, inputs=inputs, outputs=missing) if missing else nullcontext() as runner:
             for at, (_, batch) in enumerate(self._given.walk()):
@@ -268,12 +272,13 @@ class _Stream:
                 if runner is not None:
                     feeds.update(runner.run({name: feeds[name] for name in inputs if name in feeds}))
                 kept = {name: feeds[name] for name in names}
-                if at == 0 and going.forbids(self.count * sum(array.nbytes for array in kept.values())):
-                    return
+                if at == 0 and limit is not None and self.count * sum(one.nbytes for one in kept.values()) > limit:
+                    return False
                 self.batches[at : at + 1] = [Batch(kept, batch.weight)]
                 if going.progress:
                     going.progress(going.doing, at + 1, self.count)
-        self.count, self._reads = len(self.batches), reads
+        self.count = len(self.batches)
+        return True
 
     def _needed(self, available: Iterable[str], outputs: Sequence[str]) -> list[str]:
         part = extract(self.graph, sorted(available), outputs)
