@@ -19,6 +19,9 @@ from secateur.ir.spill import Spool
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams
 
+_UNPACKING = frozenset({"Cast", "DequantizeLinear", "Reshape", "Transpose"})
+"""Ops between a constant and the layer that reads it."""
+
 Visit: TypeAlias = Callable[[int, Streams], None]
 
 
@@ -137,9 +140,13 @@ def trunk_blocks(graph: Graph) -> list[Block]:
 
 
 def _is_table(known: Known, value: Value | None) -> bool:
-    """True for what only layers read: a constant of numbers with two axes or more."""
+    """True for what only layers read: a constant of numbers with two axes or more, or its codes dequantized."""
+    is_coded = False
+    while (op := None if value is None else known.graph.producer(value)) is not None and op.op_type in _UNPACKING:
+        is_coded |= op.op_type == "DequantizeLinear"
+        value = op.input(0)
     tensor = known.constant(value)
-    return tensor is not None and tensor.dtype.is_float and sum(size > 1 for size in tensor.shape) > 1
+    return tensor is not None and (tensor.dtype.is_float or is_coded) and sum(size > 1 for size in tensor.shape) > 1
 
 
 def _runs(found: Sequence[Block], wanted: Mapping[int, Collection[int]]) -> list[tuple[Block, list[int]]]:

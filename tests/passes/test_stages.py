@@ -122,3 +122,13 @@ def test_weights_that_were_visited_wait_in_files_once_they_are_large_together() 
     walk(graph, graph, ops, context, visit)
     assert lies_in_file == [[False, False, False], [False, False, False], [True, True, False]]
     assert all(graph[name].const.numpy().all() for name in "ab")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "minilm"])
+def test_a_quantized_model_has_the_blocks_that_it_had(name: str) -> None:
+    """Its weights are codes behind a DequantizeLinear, and layers all the same."""
+    graph = zoo("small", "real")[name]()
+    dense = [block.exit.name for block in trunk_blocks(graph)]
+    context = Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
+    quantized = run_pipeline(graph, parse_pipeline("quantize"), context).graph
+    assert set(dense) <= {block.exit.name for block in trunk_blocks(quantized)}
