@@ -52,7 +52,7 @@ class CaptureOptions:
 
     memory_limit: int | None = 1 << 30
     progress: Progress | None = None
-    ahead: int = 1 << 29
+    ahead: int = 1 << 27
 
 
 DEFAULTS = CaptureOptions()
