@@ -57,8 +57,8 @@ class Stage:
         block: as it was at the outset.
         index: which turn it is, from 0; with one turn for each block, which block.
         current: the block in the model as it is now, fed with what the changed blocks before it give.
-        dense: the block in the model as it was, fed with what that gives, and what the block itself gives; `current`
-            where there is only one model.
+        dense: the block in the model as it was, fed with what that gives, and what of the block is known beforehand;
+            `current` where there is only one model.
     """
 
     block: Block
@@ -114,8 +114,9 @@ def capture_blocks(
         source: what is fed to the model's inputs.
         runner_factory: what runs the blocks.
         blocks: of the (current) model, in topological order, no op in two of them; they need not cover it. Values at
-            which a block begins and ends keep their names throughout. Turns of one block follow each other; where one
-            would have to keep more than `options.ahead` bytes for all batches, it is fed where the last one was.
+            which a block begins and ends keep their names throughout, and so do those inside a block of several turns,
+            which follow each other. Where a turn would have to keep more than `options.ahead` bytes for all batches,
+            it is fed where the last one was.
         visit: called once for each.
         options: memory and progress.
 

@@ -23,5 +23,5 @@ def varied(context: Context, graph: Graph, copies: int | None, *choices: str) ->
         copies = int(is_automatic and any(role.kind == "tokens" for role in found.values()))
     if not copies:
         return context
-    context.note(f"fitted on {copies} varied for each batch of the calibration data, too (augment)", asked=is_told)
+    context.note(f"fitted on variations of the calibration data, too: {copies} of each batch (augment)", asked=is_told)
     return replace(context, source=augmented(context.source, found, copies, context.seed))
