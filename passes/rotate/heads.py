@@ -94,7 +94,7 @@ class RotateHeads(Pass):
         def look(which: int, streams: Streams) -> None:
             visit(which, gather(streams, uses[which], context, 0))
 
-        walk(graph, graph, [[use.op for use in some] for some in uses], context, look, is_steady=True)
+        walk(graph, graph, [[use.op for use in some] for some in uses], context, look)
 
     def _rotate(self, graph: Graph, site: Site, evidence: Sequence[Evidence] | None, context: Context) -> None:
         # One weight may be part of several sites: what it is by now counts.

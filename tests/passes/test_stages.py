@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from helpers.graphs import Net
@@ -14,6 +16,7 @@ from secateur.ir import Graph, Tensor
 from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse, weight_uses
 from secateur.passes.context import Context
+from secateur.passes.layers import stages
 from secateur.passes.layers.evidence import Evidence, Streams, gather
 from secateur.passes.layers.stages import trunk_blocks, walk
 from secateur.passes.manager import run_pipeline
@@ -132,3 +135,36 @@ def test_a_quantized_model_has_the_blocks_that_it_had(name: str) -> None:
     context = Context(runner=OnnxRuntimeRunner, source=_Feeds(graph))
     quantized = run_pipeline(graph, parse_pipeline("quantize"), context).graph
     assert set(dense) <= {block.exit.name for block in trunk_blocks(quantized)}
+
+
+STEPPING = (
+    "sparsify{worthwhile=false, criterion=sparsegpt, repair=sweep}",
+    "quantize{rounding=gptq}",
+    "quantize, correct-bias{judge=false}",
+    "factorize{ratio=0.3, align=1}",
+    "armor{worthwhile=false, block=8, iterations=3, refits=2}",
+    "rotate-heads",
+    "smooth-quant{insert=true}",
+    "permute{worthwhile=false}",
+    "prune{ratio=0.3, align=1}",
+)
+
+
+@pytest.mark.parametrize("text", STEPPING)
+def test_passes_leave_what_they_would_leave_if_the_whole_model_ran_for_each_layer(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a visit changes outside of its job would make later layers see what no model gives."""
+    graph = zoo("small")["bert"]()
+    context = Context(runner=partial(OnnxRuntimeRunner, optimize=False, threads=1), source=_Feeds(graph))
+    stepped = run_pipeline(graph, parse_pipeline(text), context)
+    assert stepped.report.entries[-1].rewrites
+    monkeypatch.setattr(stages, "trunk_blocks", lambda graph: [])
+    whole = run_pipeline(graph, parse_pipeline(text), context)
+    ours, theirs = ({one.name: one.const for one in done.graph.constants()} for done in (stepped, whole))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        expected = theirs[name]
+        assert tensor is not None and expected is not None
+        if tensor.dtype.is_float:
+            np.testing.assert_allclose(tensor.numpy(), expected.numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
