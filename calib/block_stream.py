@@ -233,6 +233,10 @@ class _Going:
     limit: int
     is_needed: bool
 
+    def is_too_much(self, needed: int, extra: int) -> bool:
+        """Whether these bytes are not to be kept; what is needed, and as much again besides, is where it must be."""
+        return needed + extra > (max(self.limit, 2 * needed) if self.is_needed else self.limit)
+
 
 class _Stream:
     """The values that are alive at one place in one model, for every batch."""
@@ -256,26 +260,27 @@ class _Stream:
         `reads` are those that the part from there on is fed with. `extra` ones are kept, too, and fed, if there is
         room. Where there is none for the others either, and they need not be, nothing changes.
         """
-        if extra and self._replaced([*names, *extra], going, going.limit):
+        if extra and self._replaced(names, extra, going):
             self._reads = [*reads, *extra]
-        elif self._replaced(names, going, None if going.is_needed else going.limit):
+        elif self._replaced(names, (), going):
             self._reads = reads
 
-    def _replaced(self, names: Sequence[str], going: _Going, limit: int | None) -> bool:
-        """Whether that is done; by the first batch, all of them may take more than `limit`."""
+    def _replaced(self, names: Sequence[str], extra: Sequence[str], going: _Going) -> bool:
+        """Whether that is done: the first batch says what all of them take."""
         held = set(self.batches[0].feeds) if self.batches else set()
         given = {value.name for value in self.graph.inputs}
-        missing = [name for name in dict.fromkeys(names) if name not in held | given]
+        missing = [name for name in dict.fromkeys([*names, *extra]) if name not in held | given]
         inputs = self._needed(held | given, missing)
         with self._runner_factory(self.graph, inputs=inputs, outputs=missing) if missing else nullcontext() as runner:
             for at, (_, batch) in enumerate(self._given.walk()):
                 feeds = {**batch.feeds, **(self.batches[at].feeds if at < len(self.batches) else {})}
                 if runner is not None:
                     feeds.update(runner.run({name: feeds[name] for name in inputs if name in feeds}))
-                kept = {name: feeds[name] for name in names}
-                if at == 0 and limit is not None and self.count * sum(one.nbytes for one in kept.values()) > limit:
-                    return False
-                self.batches[at : at + 1] = [Batch(kept, batch.weight)]
+                if at == 0:
+                    needed, more = (self.count * sum(feeds[name].nbytes for name in some) for some in (names, extra))
+                    if going.is_too_much(needed, more):
+                        return False
+                self.batches[at : at + 1] = [Batch({name: feeds[name] for name in [*names, *extra]}, batch.weight)]
                 if going.progress:
                     going.progress(going.doing, at + 1, self.count)
         self.count = len(self.batches)

@@ -46,12 +46,17 @@ class ProductSum:
     @property
     def total(self) -> Array:
         """[k, m] what has come so far; above the diagonal of X^T X are zeros. Not a copy."""
-        if self._pending is not None:
-            pending, self._pending, self._rows = self._pending, None, 0
-            for start in range(0, pending.shape[1], _STRIP):
-                strip, below = slice(start, start + _STRIP), slice(start if self._is_square else 0, None)
-                self._total[below, strip] += pending[below, strip]
+        self._settle()
         return self._total
+
+    def _settle(self) -> None:
+        """Puts what waits into the sum of float64."""
+        if self._pending is None:
+            return
+        pending, self._pending, self._rows = self._pending, None, 0
+        for start in range(0, pending.shape[1], _STRIP):
+            strip, below = slice(start, start + _STRIP), slice(start if self._is_square else 0, None)
+            self._total[below, strip] += pending[below, strip]
 
     def add(self, x: Rows, y: Rows | None = None) -> None:
         """Adds the products of row-major rows [n, k] and [n, m], both float32 or both float64."""
@@ -63,7 +68,7 @@ class ProductSum:
         self._pending = self._added(self._pending, x, y)
         self._rows += len(x)
         if self._rows >= _ROWS:
-            _ = self.total
+            self._settle()
 
     def merge(self, other: ProductSum) -> None:
         """Adds what has come to another one of the same shape."""

@@ -133,14 +133,23 @@ class Problem:
         What layers before it lost differs more from data to data than what it loses itself, so the pull is stronger
         than `strength` by `secateur.calib.solvers.ridge.UNSURE`.
         """
-        # Rounding alone is no drift. A random sum of the outputs tells.
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], len(self.weight))
-        drift, sums = (self.moments.xy @ signs) - self.gram @ (signs @ self.weight), np.abs(self.moments.xy).sum(axis=1)
-        if np.abs(drift).max(initial=0) <= 1e-9 * sums.max(initial=0):
+        if not self._has_drifted:
             return self.weight
         ridge = UNSURE * strength * self.scale
-        found: Array = solve_positive(self.gram + ridge * np.eye(len(drift)), self.moments.xy + ridge * self.weight.T).T
+        damped = self.gram + ridge * np.eye(len(self.gram))
+        found: Array = solve_positive(damped, self.moments.xy + ridge * self.weight.T).T
         return found
+
+    @cached_property
+    def _has_drifted(self) -> bool:
+        """Whether the weights as they are give something else than the targets, but for rounding.
+
+        A random sum of the outputs tells.
+        """
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], len(self.weight))
+        drift = self.moments.xy @ signs - self.gram @ (signs @ self.weight)
+        sums = np.abs(self.moments.xy).sum(axis=1)
+        return bool(np.abs(drift).max(initial=0) > 1e-9 * sums.max(initial=0))
 
     @cached_property
     def factor(self) -> Factor:
