@@ -13,8 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from secateur.calib.finite import check_finite
 from secateur.calib.product_sums import ProductSum
+from secateur.calib.row_sums import Sums, sums_of
 from secateur.ir.errors import DataError
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -25,8 +25,6 @@ _CHUNK_BYTES = 1 << 25
 
 #: From this width and so many rows on, products of inputs that are not float64 are made in float32.
 _SINGLE_WIDTH, _SINGLE_ROWS = 512, 256
-#: Rows of float32 that are summed in it before their sums are in float64.
-_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,13 @@ class Gram:
         self._products = ProductSum(width, target_width)
         self._yy: Array = np.zeros(target_width)
 
-    def update(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, weight: float = 1.0) -> None:
+    def update(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, weight: float | Array = 1.0) -> None:
         """Adds rows.
 
         Args:
             x: [n, d] inputs, any real dtype.
             y: [n, m] targets of the same rows; None if and only if `target_width` is 0.
-            weight: what each of the rows counts, >= 0.
+            weight: what each of the rows counts, >= 0; one number, or [n] of them.
 
         Raises:
             DataError: x or y holds NaN or infinity; nothing is added then.
@@ -105,38 +103,49 @@ class Gram:
         targets = np.zeros((len(inputs), 0)) if y is None else _rows(y, self.target_width, "y")
         if targets.shape != (len(inputs), self.target_width):
             raise ValueError(f"y has shape {targets.shape}, expected {(len(inputs), self.target_width)}")
-        if not (np.isfinite(weight) and weight >= 0):
-            raise DataError(f"a batch has weight {weight}, expected a finite number >= 0")
+        weights = np.broadcast_to(np.asarray(weight, np.float64), len(inputs))
+        if not np.all(np.isfinite(weights) & (weights >= 0)):
+            raise DataError(f"a batch has weight {weight}, expected finite numbers >= 0")
         single = self._is_single(inputs, targets)
         step = max(1, _CHUNK_BYTES // ((4 if single else 8) * (self.width + self.target_width)))
-        for start in range(0, len(inputs), step):
-            self._add(inputs[start : start + step], targets[start : start + step], float(weight), single)
+        parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
+        # All are looked at before the first is added: a NaN leaves things as they were.
+        sums = [
+            (
+                sums_of(inputs[part], weights[part], "x", single=single),
+                sums_of(targets[part], weights[part], "y", single=single),
+            )
+            for part in parts
+        ]
+        for part, (of_inputs, of_targets) in zip(parts, sums, strict=True):
+            self._add(inputs[part], targets[part], weights[part], of_inputs, of_targets, single)
 
     def _is_single(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
         """Whether float32 products are exact enough, and enough to be worth adding them up apart."""
         coarse = all(one.dtype.itemsize <= 4 or not one.size for one in (x, y))
         return coarse and not self.exact and self.width >= _SINGLE_WIDTH and len(x) >= _SINGLE_ROWS
 
-    def _add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], weight: float, single: bool) -> None:
-        dtype = np.float32 if single else np.float64
-        rows = np.empty((len(x) + 1, self.width), dtype)
-        # The smallest integer has no absolute value of its own type.
-        sizes = np.abs(x if x.dtype.kind == "f" else x.astype(np.float64), out=rows[:-1], casting="same_kind")
-        np.maximum(self.absmax, sizes.max(axis=0), out=self.absmax)
+    def _add(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], weights: Array, of_x: Sums, of_y: Sums, single: bool
+    ) -> None:
+        np.maximum(self.absmax, of_x.absmax, out=self.absmax)
         self.rows += len(x)
-        if weight == 0:
+        count = float(weights.sum())
+        if not count:
             return
-        share = weight * len(x) / (self.count + weight * len(x))
-        self.absmean += share * (_mean(sizes, single) - self.absmean)
-        mean, target_mean = _mean(x, single), _mean(y, single)
-        deviation, pull = self._join_mean(weight * len(x), mean, target_mean)
+        dtype = np.float32 if single else np.float64
+        self.absmean += count / (self.count + count) * (of_x.absolute / count - self.absmean)
+        mean, target_mean = of_x.plain / count, of_y.plain / count
+        deviation, pull = self._join_mean(count, mean, target_mean)
         # The shift between the old mean and that of these rows is one more row of deviations.
+        rows = np.empty((len(x) + 1, self.width), dtype)
         np.subtract(x, mean.astype(dtype), out=rows[:-1], casting="same_kind")
         target_rows = np.empty((len(x) + 1, self.target_width), dtype)
         np.subtract(y, target_mean.astype(dtype), out=target_rows[:-1], casting="same_kind")
-        if weight != 1:
-            rows[:-1] *= np.sqrt(weight)
-            target_rows[:-1] *= np.sqrt(weight)
+        if not np.all(weights == 1):
+            roots = np.sqrt(weights, dtype=dtype)[:, None]
+            rows[:-1] *= roots
+            target_rows[:-1] *= roots
         rows[-1], target_rows[-1] = deviation, pull
         self._squares.add(rows)
         self._products.add(rows, target_rows)
@@ -302,21 +311,8 @@ class Gram:
 
 
 def _rows(values: npt.ArrayLike, width: int, name: str) -> npt.NDArray[Any]:
-    """The values as finite rows [n, width] of a real dtype."""
+    """The values as rows [n, width] of a real dtype."""
     rows = np.asarray(values)
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"{name} has shape {rows.shape}, expected (n, {width})")
-    check_finite(rows, name)
     return rows
-
-
-def _mean(rows: npt.NDArray[Any], single: bool) -> Array:
-    """[d] the mean of rows [n, d]; `single` is enough of float32."""
-    whole = len(rows) // _TOGETHER * _TOGETHER
-    if not single or rows.dtype != np.float32:
-        plain: Array = rows.mean(axis=0, dtype=np.float64)
-        return plain
-    # Sums of a few rows have nearly all the digits of float32, and are made in a third of the time.
-    sums = rows[:whole].reshape(-1, _TOGETHER, rows.shape[1]).sum(axis=1).sum(axis=0, dtype=np.float64)
-    found: Array = (sums + rows[whole:].sum(axis=0, dtype=np.float64)) / len(rows)
-    return found

@@ -108,6 +108,22 @@ def test_a_weight_is_a_number_of_repetitions() -> None:
     assert_same(weighted, repeated)
 
 
+@pytest.mark.parametrize(("dtype", "width", "digits"), [(np.float64, 3, 1e-12), (np.float32, 520, 1e-6)])
+def test_each_row_may_have_a_weight_of_its_own(dtype: Any, width: int, digits: float) -> None:
+    random = np.random.default_rng(2)
+    x, y = random.normal(5.0, 1.0, (300, width)).astype(dtype), random.normal(size=(300, 2)).astype(dtype)
+    weights = random.integers(0, 4, 300)
+    weighted, repeated = Gram(width, 2), Gram(width, 2, exact=True)
+    weighted.update(x, y, weights.astype(np.float64))
+    repeated.update(*(np.repeat(rows, weights, axis=0) for rows in (x, y)))
+    assert weighted.rows == 300
+    assert weighted.count == repeated.count == weights.sum()
+    np.testing.assert_array_equal(weighted.absmax, np.abs(x).max(axis=0))
+    for name in ("mean", "target_mean", "absmean", "xx", "xy", "yy"):
+        one, other = getattr(weighted, name), getattr(repeated, name)
+        np.testing.assert_allclose(one, other, rtol=0, atol=digits * np.abs(other).max())
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8, np.uint8, np.bool_])
 def test_low_precision_inputs_lose_nothing(dtype: Any) -> None:
     x = np.random.default_rng(2).uniform(0, 100, (4000, 3)).astype(dtype)
