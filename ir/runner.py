@@ -76,11 +76,19 @@ class DifferentiatorFactory(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """A batch: what goes in by name, what should come out (samples along axis 0), and what each sample counts."""
+    """A batch: what goes in, and what should come out.
+
+    Attributes:
+        feeds: by name.
+        target: samples along axis 0.
+        weight: what each sample counts.
+        per: what errors are divided by before they are squared; broadcasts to the target. None for 1.
+    """
 
     feeds: Feeds
     target: NDArray[Any]
     weight: float = 1.0
+    per: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Tuner(Protocol):
         """
         ...
 
-    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example, per: NDArray[Any]) -> Slope:
+    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example) -> Slope:
         """The squared error of one example with other weights, and its gradient: for what makes weights of its own.
 
         Whoever writes weights as a function of something (masks of beliefs, codes of scales) goes on from here by the
@@ -144,7 +152,6 @@ class Tuner(Protocol):
         Args:
             weights: of those that the tuner was made for some, by name, shaped as they are.
             example: what goes in and should come out; its weight counts.
-            per: what errors are divided by before they are squared; broadcasts to the target.
         """
         ...
 

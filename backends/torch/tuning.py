@@ -74,7 +74,7 @@ class TorchTuner(Opened):
             raise DataError("there is nothing to fit on", hint="give more samples")
         part, judging = _Part(program, self._output, self._masks), held_out or examples
         before = after = part.judge(judging)
-        power = sum(one.weight * float(np.square(one.target, dtype=np.float64).sum()) for one in judging)
+        power = sum(map(_power, judging))
         if before * sum(map(_size, judging)) <= ROUNDING * power:
             return Tuned({}, before, before)
         best: Tensors = {}
@@ -91,13 +91,12 @@ class TorchTuner(Opened):
                 adam.restart(part.given)
         return Tuned({name: to_array(tensor, None) for name, tensor in best.items()}, before, after)
 
-    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example, per: NDArray[Any]) -> Slope:
+    def slope(self, weights: Mapping[str, NDArray[Any]], example: Example) -> Slope:
         """The squared error of one example with other weights, and its gradient at each of them in float32.
 
         Args:
             weights: of those that the tuner was made for some, by name, shaped as they are.
             example: what goes in and should come out; its weight counts.
-            per: what errors are divided by before they are squared; broadcasts to the target.
 
         Raises:
             DataError: the target has another shape than the output, or there is no such weight.
@@ -108,7 +107,7 @@ class TorchTuner(Opened):
             for name, array in weights.items():
                 part.weights[name].copy_(from_array(array))
         with torch.enable_grad():
-            error = part.error(example, per)
+            error = part.error(example)
         if error.requires_grad:
             error.backward()
         gradients = {
@@ -130,8 +129,8 @@ class _Part:
             name: from_array(one).to(self.given[name].device) for name, one in masks.items() if one is not None
         }
 
-    def error(self, example: Example, per: NDArray[Any] | None = None) -> Tensor:
-        """The weighted sum of squares, of errors divided by `per`.
+    def error(self, example: Example) -> Tensor:
+        """The weighted sum of squares, of errors divided by what the example says.
 
         Raises:
             DataError: the target has another shape than the output.
@@ -146,8 +145,8 @@ class _Part:
                 f"{self._output} is {found}, but should come to be {expected}", hint="fit what has the same shape"
             )
         missed = made.float() - wanted.float()
-        if per is not None:
-            missed = missed / from_array(per).to(made.device)
+        if example.per is not None:
+            missed = missed / from_array(example.per).to(made.device)
         return example.weight * missed.square().sum()
 
     def judge(self, examples: Sequence[Example]) -> float:
@@ -169,6 +168,12 @@ class _Part:
 def _size(example: Example) -> float:
     """How many numbers count."""
     return example.weight * example.target.size
+
+
+def _power(example: Example) -> float:
+    """What it would be to miss all of the target."""
+    wanted = example.target if example.per is None else example.target / example.per
+    return example.weight * float(np.square(wanted, dtype=np.float64).sum())
 
 
 class _Adam:

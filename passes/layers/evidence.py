@@ -19,10 +19,13 @@ from secateur.calib.gram import Gram, Moments
 from secateur.calib.solvers.least_squares import intercept, residual
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
+from secateur.ir.normalized import is_normalized
+from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
 from secateur.passes.layers.matrix import added_bias, bias_of, matrices_of
 from secateur.passes.layers.reads import rows_of, samples_first
+from secateur.passes.layers.row_counts import RowCounts
 from secateur.passes.layers.rows import Rows
 
 Array: TypeAlias = NDArray[np.float64]
@@ -54,8 +57,11 @@ class Evidence:
         both.merge(self.held_out)
         return both
 
-    def take(self, x: NDArray[Any], y: NDArray[Any], weight: float, is_held: bool) -> None:
-        """Adds rows [n, columns] and targets [n, outputs] to those to fit, or to those held out."""
+    def take(self, x: NDArray[Any], y: NDArray[Any], weight: float | Array, is_held: bool) -> None:
+        """Adds rows [n, columns] and targets [n, outputs] to those to fit, or to those held out.
+
+        `weight` is what each counts, or [n] what they count.
+        """
         if len(x):
             gram, kept = (self.held_out, self.held_out_rows) if is_held else (self.fit, self.rows)
             gram.update(x, y, weight)
@@ -142,12 +148,13 @@ class Streams:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer, where its targets come from, and what is gathered of each of its matrices."""
+    """One layer, where its targets come from, what is gathered of each of its matrices, and how rows count there."""
 
     use: WeightUse
     target: _Target
     dense: _Dense | None
     slabs: tuple[Evidence, ...]
+    counts: RowCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,10 @@ def gather_slabs(
             read = now[layer.use.data.name]
             wanted = _wanted(members, now, then)
             samples = len(read)
-            batch = _Batch(seen, weight, positions, (context.seed, index))
+            counts = None
+            if layer.counts is not None and layer.use.output_axis % wanted.ndim == wanted.ndim - 1:
+                counts = layer.counts.of(then[layer.target.total], now[layer.target.total])
+            batch = _Batch(seen, weight, positions, (context.seed, index), counts)
             if samples_first(layer.use, read, wanted):
                 _by_samples(layer, read, wanted, batch)
             else:
@@ -229,7 +239,7 @@ def _alike(layers: Sequence[_Layer], rows: int) -> list[tuple[_Layer, list[_Laye
     groups: dict[object, list[_Layer]] = {}
     for layer in layers:
         use = layer.use
-        alone = rows or use.taps or use.slabs > 1 or layer.dense is not None
+        alone = rows or use.taps or use.slabs > 1 or layer.dense is not None or layer.counts is not None
         last = (use.data_axis, use.output_axis)
         groups.setdefault(id(layer) if alone else (use.data.name, *last), []).append(layer)
     return [(some[0] if len(some) == 1 else _joint(some), some) for some in groups.values()]
@@ -265,12 +275,18 @@ def _shared(joint: _Layer, members: Sequence[_Layer]) -> Iterator[tuple[_Layer, 
 
 @dataclass(frozen=True)
 class _Batch:
-    """The number of samples before it, what it counts, how many positions to take, and the seed of these."""
+    """The number of samples before it, what it counts, how many positions to take, the seed of these, and what rows
+    count (shaped like the targets, for one output)."""
 
     seen: int
     weight: float
     positions: int
     seed: tuple[int, ...]
+    counts: NDArray[np.float32] | None = None
+
+    def weights(self, chosen: NDArray[np.bool_]) -> float | Array:
+        """What the rows of these samples count."""
+        return self.weight if self.counts is None else self.weight * self.counts[chosen].reshape(-1).astype(np.float64)
 
 
 def _by_samples(layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], batch: _Batch) -> None:
@@ -280,7 +296,7 @@ def _by_samples(layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], batch: 
             continue
         for x, y in _pairs(layer, read[chosen], wanted[chosen], batch.positions, (*batch.seed, int(is_held))):
             for slab, mine, given in zip(layer.slabs, x, y, strict=True):
-                slab.take(mine, given, batch.weight, is_held)
+                slab.take(mine, given, batch.weights(chosen), is_held)
 
 
 def _by_rows(layer: _Layer, read: NDArray[Any], wanted: NDArray[Any], batch: _Batch) -> None:
@@ -333,8 +349,16 @@ def _layer(streams: Streams, use: WeightUse, seed: int, rows: int) -> _Layer:
         for _ in range(slabs)
     )
     if use.targets == "output":
-        return _Layer(use, _target(streams.present.graph, use), None, found)
+        target = _target(streams.present.graph, use)
+        return _Layer(use, target, None, found, _counts(streams.present.graph, use, target))
     return _Layer(use, _Target(use.data.name), _dense(streams.dense.graph, use), found)
+
+
+def _counts(graph: Graph, use: WeightUse, target: _Target) -> RowCounts | None:
+    """How rows count whose outputs go into a sum that norms divide by its size; None where all count the same."""
+    is_plain = use.slabs == 1 and not use.taps
+    is_relative = is_plain and target.shortcut is not None and is_normalized(Known(graph), graph[target.total])
+    return RowCounts() if is_relative else None
 
 
 def _dense(graph: Graph, use: WeightUse) -> _Dense:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateur.calib.augment import augmented, roles
 from secateur.calib.block_stream import Stage, capture_blocks
 from secateur.ir.errors import RefusedError
 from secateur.ir.graph import Graph
 from secateur.ir.node import Value
+from secateur.ir.normalized import is_normalized
 from secateur.ir.runner import Descent, Example, Tuned, TunerFactory
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Pass
 from secateur.passes.cleanup.shapes import known as known_fact
 from secateur.passes.context import Context
 from secateur.passes.facets import Effect, Facet
+from secateur.passes.layers.row_counts import RowCounts
 from secateur.passes.refit.parts import movable, shared_parts, weights_of
 from secateur.passes.refit.readout import narrowed
 from secateur.passes.refit.split import Split, is_divisible
@@ -37,8 +40,9 @@ class RefitBlocks(Pass):
 
     The last resort, behind `prune` or `sparsify`: it takes torch and time. Each block is fed what the fitted blocks
     before it give, and is to give what the block of the original model gave for the same samples (Zhang et al. 2016,
-    section 3.3; by gradients as Li et al. 2021, "BRECQ", section 3.3). Each fifth sample is held out: of all states on
-    the way the one with the smallest error there is taken, and none where that is not smaller than before.
+    section 3.3; by gradients as Li et al. 2021, "BRECQ", section 3.3). Where norms read that, large tokens count less
+    (`secateur.passes.layers.row_counts`). Each fifth sample is held out: of all states on the way the one with the
+    smallest error there is taken, and none where that is not smaller than before.
     """
 
     name: ClassVar[str] = "refit-blocks"
@@ -92,8 +96,9 @@ class RefitBlocks(Pass):
         def visit(stage: Stage) -> None:
             nonlocal fitted
             context.progress(self.name, stage.index, len(wanted))
-            pairs = zip(stage.inputs, targets.advance(stage.block.exit.name), held_out, strict=True)
-            examples = [(Example(batch.feeds, target, batch.weight), held) for batch, target, held in pairs]
+            end = stage.block.exit
+            made = _examples(stage, targets.advance(end.name), is_normalized(known, end))
+            examples = list(zip(made, held_out, strict=True))
             fitted += self._fit(stage, chosen[stage.block], examples, tuner, context)
 
         if wanted:
@@ -131,10 +136,22 @@ class RefitBlocks(Pass):
 
     def _report(self, context: Context, end: str, count: int, tuned: Tuned, judging: Sequence[Example]) -> None:
         """Errors are 1 - R²: relative to the variance of what the block should give."""
-        numbers = np.concatenate([one.target.astype(np.float64).reshape(-1) for one in judging])
+        wanted = (one.target / (1.0 if one.per is None else one.per) for one in judging)
+        numbers = np.concatenate([one.astype(np.float64).reshape(-1) for one in wanted])
         variance = float(numbers.var()) or 1.0
         before, after = tuned.before / variance, tuned.after / variance
         context.row(block=end, weights=count, steps=self.steps, before=before, after=after)
+
+
+def _examples(stage: Stage, targets: Sequence[NDArray[Any]], is_relative: bool) -> Iterator[Example]:
+    """What a block reads and should give, batch by batch; `is_relative` where rows count by their size."""
+    if not is_relative:
+        yield from (Example(one.feeds, wanted, one.weight) for one, wanted in zip(stage.inputs, targets, strict=True))
+        return
+    counts = RowCounts()
+    for one, made, wanted in zip(stage.inputs, stage.outputs, targets, strict=True):
+        per = 1 / np.sqrt(counts.of(wanted, made.feeds[stage.block.exit.name]))
+        yield Example(one.feeds, wanted, one.weight, per)
 
 
 def step_samples(batch_size: int, example: Example) -> int:

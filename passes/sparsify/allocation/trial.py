@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -173,7 +173,7 @@ class Trial:
 
             def gradients(masks: Masks, turn: int) -> Sequence[Array]:
                 one = self.examples[turn % len(self.examples)]
-                slope = ready.slope(self._weights(masks), one, per)
+                slope = ready.slope(self._weights(masks), replace(one, per=per))
                 scale = total / (one.weight * len(one.target))
                 return [
                     scale * layer.at_mask(slope.gradients[name]) for layer, name in zip(self.layers, names, strict=True)
