@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.blas import dsymm
 
 from secateur.calib.product_sums import ProductSum
 from secateur.calib.row_sums import Sums, sums_of
@@ -20,6 +21,8 @@ from secateur.ir.errors import DataError
 Array: TypeAlias = npt.NDArray[np.float64]
 _T = TypeVar("_T")
 
+#: Columns that are mirrored at once, so that they stay in the cache.
+_STRIP = 128
 #: Bytes of rows that one rank-k update converts at a time.
 _CHUNK_BYTES = 1 << 25
 
@@ -261,6 +264,12 @@ class Gram:
         """The moments about the means: sums of (x - mean)(x - mean)^T, and so on; `xx` as in `raw`."""
         return Moments(self.count, self._shared(0.0), self._xy.copy(), self._yy.copy())
 
+    def spread_of(self, rows: Array) -> Array:
+        """[n] r S r^T of each of `rows` [n, d], S being `xx` about the means; far cheaper than S for a few rows."""
+        # Row-major rows are a column-major transpose; only the lower triangle of S is there.
+        found: Array = np.einsum("nd,dn->n", rows, dsymm(1.0, self._xx, rows.T, side=0, lower=1))
+        return found
+
     def _shared(self, mean_weight: float) -> Array:
         def made() -> Array:
             found = self._square(mean_weight)
@@ -271,10 +280,16 @@ class Gram:
 
     def _square(self, mean_weight: float) -> Array:
         """The symmetric matrix whose lower triangle is kept (the upper one is zero), plus the share of the means."""
-        full: Array = self._xx + self._xx.T
-        np.fill_diagonal(full, self._xx.diagonal())
-        if mean_weight:
-            full += np.outer(mean_weight * self.mean, self.mean)
+        full = np.empty_like(self._xx)
+        scaled = mean_weight * self.mean
+        for start in range(0, self.width, _STRIP):
+            strip, below = slice(start, start + _STRIP), slice(start + _STRIP, None)
+            corner = self._xx[strip, strip]
+            full[strip, strip] = corner + np.tril(corner, -1).T
+            full[below, strip] = self._xx[below, strip]
+            if mean_weight:
+                full[start:, strip] += np.outer(scaled[start:], self.mean[strip])
+            full[strip, below] = full[below, strip].T
         return full
 
     def state(self) -> dict[str, npt.NDArray[Any]]:

@@ -51,6 +51,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "SparseGPT then ADMM, least squares": _sparsify("criterion=sparsegpt, refine=admm, repair=least-squares"),
         "SparseGPT, least squares": _sparsify("criterion=sparsegpt, repair=least-squares"),
         "SparseGPT": _sparsify("criterion=sparsegpt, repair=sweep"),
+        "SparseGPT, own targets": _sparsify("criterion=sparsegpt, repair=sweep, targets=own"),
         "Wanda, least squares": _sparsify("criterion=wanda, repair=least-squares"),
         "Wanda and swaps, least squares": _sparsify("criterion=wanda, refine=swap, repair=least-squares"),
         "Wanda and swaps": _sparsify("criterion=wanda, refine=swap, repair=none"),

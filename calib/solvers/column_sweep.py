@@ -221,7 +221,7 @@ def column_sweep(weight: Floats, factor: Factor, choose: Choice, block: int = 12
         after[columns], errors = _freeze(now, _Due(start, root, factor.spread[columns], mask[columns]), choose)
         np.subtract(before[columns], after[columns], out=moved[columns])
         loss += np.einsum("kr,kr->r", errors, errors, dtype=np.float64)
-    return Swept(after.T.astype(np.float64), mask.T.copy(), loss)
+    return Swept(after.T.astype(np.float64), mask.T, loss)
 
 
 def _check(weight: Floats, size: int, choose: Choice, block: int) -> None:

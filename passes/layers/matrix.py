@@ -164,7 +164,7 @@ def write_matrices(graph: Graph, use: WeightUse, matrices: Array, bias: Array | 
     if not value.const.dtype.is_float:
         raise ValueError(f"{value.name} holds codes of type {value.const.dtype.short}")
     dtype = value.const.dtype.numpy
-    weight = from_matrices(use, matrices / _alpha(op), value.const.shape).astype(dtype)
+    weight = from_matrices(use, (matrices / _alpha(op)).astype(dtype), value.const.shape)
     if not use.chain:
         replace_constant(graph, op, use.port, weight)
     elif strangers(graph, value, [use]):

@@ -180,7 +180,12 @@ class Problem:
 
     def compensated(self, matrix: Array) -> Array | None:
         """The bias [outputs] with which the mean output is that of the targets; None where the layer takes none."""
-        return None if self.bias is None else self.seen.fit.target_mean - matrix @ self.mean
+        return None if self.bias is None else self.target_mean - matrix @ self.mean
+
+    @property
+    def target_mean(self) -> Array:
+        """[outputs] means of the targets."""
+        return self.seen.fit.target_mean
 
     def errors(self, matrix: Array, bias: Array | None, rows: Indices | None = None) -> Array:
         """[outputs] squared errors on the held-out samples (on the fitted ones where none were held out).

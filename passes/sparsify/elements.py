@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Sparsify(Pass):
     Layer after layer on the inputs that the model gives so far: a criterion chooses, a refinement swaps, a repair fits
     what stays to the outputs of the dense model. Published methods, written so:
 
-        SparseGPT   sparsify{criterion=sparsegpt, repair=sweep}
+        SparseGPT   sparsify{criterion=sparsegpt, repair=sweep, targets=own}
         Wanda       sparsify{criterion=wanda, repair=none, scope=row}
         RIA         sparsify{criterion=ria, repair=none}
         DSnoT       sparsify{criterion=wanda, refine=dsnot, repair=none, scope=row}
@@ -87,6 +87,9 @@ class Sparsify(Pass):
     """A file of kernels that were measured on the target; they count instead of the roofline."""
     batch: int = 0
     """How many samples run at once on the target; 0 is as many as a batch of the data has, 1 without data."""
+    targets: Literal["dense", "own"] = "dense"
+    """What layers are fitted to: what the dense model gave, or what they give by then themselves. The latter, which the
+    papers have, leaves what layers before it lost, and takes half of the time: one model runs, not two."""
     damping: float = 0.01
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
@@ -129,7 +132,7 @@ class Sparsify(Pass):
         known = context.facts.get(known_fact)
         spots = spots_of(known, self._demands(self._gains(graph, context)), context)
         fed = varied(context, graph, self.augment, self.criterion, self.refine, self.repair)
-        found = Work(graph, spots, methods, self._wishes(), self.allocation, fed, needs_data)
+        found = Work(graph, spots, methods, self._wishes(), self.allocation, fed, needs_data, self.targets == "own")
         if chooser.needs_gradients:
             found.gradients = measure(known, [spot.weight for spot in spots], fed, f"criterion={self.criterion}")
         return found.run() if spots else 0

@@ -62,12 +62,18 @@ class Spot:
         taps = math.prod(self.use.tensor.shape[axis] for axis in self.use.taps)
         return np.arange(self.channels * taps).reshape(self.channels, taps).T.reshape(-1)
 
+    def problem_order(self, matrices: NDArray[Any]) -> NDArray[Any]:
+        """[matrices, outputs, columns] with input channels fastest."""
+        return matrices.take(self.order, axis=-1) if self.use.taps else matrices
+
     def fold(self, array: NDArray[Any]) -> NDArray[Any]:
         """Anything shaped like the weight as [matrices, outputs, columns], input channels fastest."""
-        return as_matrices(self.use, array).take(self.order, axis=-1)
+        return self.problem_order(as_matrices(self.use, array))
 
     def matrix_order(self, matrices: NDArray[Any]) -> NDArray[Any]:
         """[matrices, outputs, columns] with input channels slowest, as `matrices_of` has them."""
+        if not self.use.taps:
+            return matrices
         found = np.empty_like(matrices)
         found[..., self.order] = matrices
         return found

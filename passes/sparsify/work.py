@@ -17,6 +17,8 @@ from secateur.ir.tensor import Tensor
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Evidence, Streams, gather_slabs, merged
 from secateur.passes.layers.matrix import bias_of, matrices_of, write_matrices
+from secateur.passes.layers.own_evidence import gather_inputs
+from secateur.passes.layers.own_problem import OwnProblem
 from secateur.passes.layers.problem import Gradients, Mask, Problem
 from secateur.passes.layers.stages import trunk_blocks, walk
 from secateur.passes.sparsify.allocation import ALLOCATIONS, Wishes
@@ -37,6 +39,7 @@ class Work:
 
     Attributes:
         sees: whether there is data to look at.
+        is_own: whether layers are to give what they give by then, not what they gave in the dense model.
         gradients: by the name of a weight, shaped like it.
         patterns: what each spot gets, as far as that is decided.
         ends: by the first spot of a block, the name of the value that the block ends with.
@@ -49,6 +52,7 @@ class Work:
     allocation: str
     context: Context
     sees: bool
+    is_own: bool = False
     gradients: Mapping[str, Gradients] = field(default_factory=dict)
     patterns: dict[int, Pattern] = field(default_factory=dict)
     maskers: dict[Neighbours, MagnitudeMasker] = field(default_factory=dict)
@@ -76,7 +80,7 @@ class Work:
                 changed += self._decide(step, streams)
                 done += len(step)
 
-        self._walk(jobs, self.graph.clone() if self.sees else self.graph, visit)
+        self._walk(jobs, self.graph.clone() if self.sees and not self.is_own else self.graph, visit)
         self.context.progress("sparsify", len(self.spots), len(self.spots))
         return changed
 
@@ -170,23 +174,28 @@ class Work:
         uses = [use for which in step for use in self.spots[which].uses if use.targets is not None]
         seen = None
         if streams is not None and uses:
-            pairs = zip(uses, gather_slabs(streams, uses, self.context, self.methods.positions), strict=True)
-            seen = {(use.op, use.port): slabs for use, slabs in pairs}
+            positions = self.methods.positions
+            if self.is_own:
+                gathered = gather_inputs(streams.present, uses, self.context, positions)
+            else:
+                gathered = gather_slabs(streams, uses, self.context, positions)
+            seen = {(use.op, use.port): slabs for use, slabs in zip(uses, gathered, strict=True)}
         return [self._of_spot(self.spots[which], seen) for which in step]
 
     def _of_spot(self, spot: Spot, seen: Mapping[Any, Sequence[Evidence]] | None) -> list[Problem]:
         use, evidence = spot.use, None
         if seen is not None and all((one.op, one.port) in seen for one in spot.uses):
             evidence = [merged(some) for some in zip(*(seen[one.op, one.port] for one in spot.uses), strict=True)]
-        matrices = matrices_of(use).take(spot.order, axis=-1)
+        matrices = spot.problem_order(matrices_of(use))
         bias = bias_of(use, self.graph)
         biases = [None] * len(matrices) if bias is None else list(bias.reshape(len(matrices), -1))
         stays = self.methods.leaves_bias
         found = self.gradients.get(spot.weight.name)
         # As the matrix is multiplied by alpha, gradients with respect to it are divided.
         alpha = float(use.op.attribute("alpha", 1.0)) or 1.0
+        kind = OwnProblem if self.is_own else Problem
         return [
-            Problem(
+            kind(
                 name=spot.weight.name,
                 weight=matrix,
                 bias=None if stays else biases[slab],
@@ -296,4 +305,4 @@ def _energy(weight: NDArray[Any], mask: Mask) -> float:
     """How much of the sum of squares the mask keeps."""
     squares = np.square(weight, dtype=np.float64) if weight.dtype.kind == "f" else weight.astype(np.float64) ** 2
     total = float(squares.sum())
-    return float(squares[mask].sum()) / total if total else 1.0
+    return float(squares.sum(where=mask)) / total if total else 1.0

@@ -98,6 +98,14 @@ def test_merging_is_associative_and_commutative(seed: int) -> None:
     assert_same(a, f, scale=3.0)
 
 
+def test_spreads_are_squares_about_the_mean() -> None:
+    random = np.random.default_rng(4)
+    x, rows = random.normal(3.0, 1.0, (40, 5)), random.normal(size=(3, 5))
+    gram = Gram(5)
+    gram.update(x)
+    np.testing.assert_allclose(gram.spread_of(rows), np.square((x - x.mean(axis=0)) @ rows.T).sum(axis=0))
+
+
 def test_a_weight_is_a_number_of_repetitions() -> None:
     random = np.random.default_rng(1)
     x, y = random.normal(size=(5, 3)), random.normal(size=(5, 2))

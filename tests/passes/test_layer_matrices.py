@@ -23,6 +23,7 @@ from secateur.ir.sparsity import sparsity_of
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import Streams, gather, gather_slabs
 from secateur.passes.layers.matrix import as_matrices, bias_of, from_matrices, matrices_of, matrix_of, write_matrices
+from secateur.passes.layers.own_evidence import gather_inputs
 from secateur.passes.manager import run_pipeline
 from secateur.passes.pipeline import parse_pipeline
 
@@ -277,6 +278,22 @@ def test_experts_inside_an_op_show_nothing() -> None:
     ]
     with pytest.raises(ValueError, match="cannot be seen"):
         gather_slabs(Streams.whole(graph, graph, _Feeds(graph)), uses, Context(), 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_alone_have_the_same_moments(name: str) -> None:
+    graph = CASES[name]()
+    use, source = _use(graph), _Feeds(graph)
+    streams = Streams.whole(graph, graph, source)
+    context = Context(runner=OnnxRuntimeRunner, source=source)
+    (both,) = gather_slabs(streams, [use], context, 3)
+    (alone,) = gather_inputs(streams.present, [use], context, 3)
+    assert len(both) == len(alone) == use.slabs
+    for one, other in zip(both, alone, strict=True):
+        assert other.fit.target_width == 0
+        # Which rows are held out may go by the samples of what is read, and not of what is given.
+        assert other.held_out.rows == pytest.approx(other.fit.rows / 4, rel=0.5)
+        np.testing.assert_allclose(one.together().xx, other.together().xx, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -50,7 +50,7 @@ def _strength(problem: Problem, mask: Mask) -> float:
         fit = _fitted(problem, mask, strength, rows)
         shift = None
         if problem.bias is not None:
-            shift = problem.seen.fit.target_mean[rows] - fit @ problem.mean
+            shift = problem.target_mean[rows] - fit @ problem.mean
         errors.append(float(np.sum(problem.errors(fit, shift, rows))))
     # A mean of squares over n rows varies by about 1 / sqrt(n) of itself; two over the same rows differ less.
     return strongest_pull(strengths, np.array(errors), 0.5 / math.sqrt(problem.seen.held_out.rows))
