@@ -66,7 +66,7 @@ class Armor(Pass):
     damping: float = 0.01
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
     augment: int = 0
     """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly."""
 

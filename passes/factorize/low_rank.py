@@ -63,7 +63,7 @@ class Factorize(Pass):
     damping: float = 0.01
     """Pull of the fit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1 or not 0 < self.worthwhile <= 1:

@@ -24,7 +24,7 @@ from secateur.ir.rules.known import Known
 from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
 from secateur.passes.layers.matrix import added_bias, bias_of, matrices_of
-from secateur.passes.layers.reads import rows_of, samples_first
+from secateur.passes.layers.reads import enough_positions, rows_of, samples_first
 from secateur.passes.layers.row_counts import RowCounts
 from secateur.passes.layers.rows import Rows
 
@@ -198,7 +198,8 @@ def gather_slabs(
         streams: inputs and shortcuts come from the present model, targets from the dense one, by the same names.
         uses: layers of the present model whose `targets` can be seen.
         context: runner and seed.
-        positions: output positions to sample of each image (0 takes all); the same for inputs and targets.
+        positions: output positions to sample of each image, more of few images (0 takes all); the same for inputs and
+            targets.
         rows: how many rows to keep as they are beside the moments, and a quarter as many of those held out.
 
     Returns:
@@ -210,6 +211,7 @@ def gather_slabs(
         BackendError: no runtime was given.
     """
     layers = [_layer(streams, use, context.seed, rows) for use in uses]
+    positions = enough_positions(streams.present, uses, positions)
     groups = _alike(layers, rows)
     reads = {use.data.name for use in uses}
     shortcuts = {layer.target.shortcut for layer in layers if layer.target.shortcut is not None}

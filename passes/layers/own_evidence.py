@@ -13,7 +13,7 @@ from secateur.calib.gram import Gram
 from secateur.ir.rules.weights import WeightUse
 from secateur.passes.context import Context
 from secateur.passes.layers.evidence import HELD_OUT, Evidence
-from secateur.passes.layers.reads import rows_of
+from secateur.passes.layers.reads import enough_positions, rows_of
 
 
 def gather_inputs(
@@ -28,7 +28,7 @@ def gather_inputs(
         part: of the model as it is now.
         uses: its layers.
         context: runner and seed.
-        positions: output positions to sample of each image; 0 takes all.
+        positions: output positions to sample of each image, more of few images; 0 takes all.
 
     Returns:
         For each layer evidence without targets for each of its matrices.
@@ -43,7 +43,7 @@ def gather_inputs(
         readers.setdefault(key, []).append(use)
     found = {key: _evidence(some[0]) for key, some in readers.items()}
     names = sorted({use.data.name for use in uses})
-    seen = 0
+    positions, seen = enough_positions(part, uses, positions), 0
     with context.needed_runner("gathering moments")(part.graph, inputs=part.inputs, outputs=names) as runner:
         for index, batch in part.walk():
             fetched = runner.run(batch.feeds)

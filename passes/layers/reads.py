@@ -8,11 +8,31 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.calib.capture import Part
 from secateur.calib.patches import ConvGeometry, Geometry, iterate_patches, output_rows, sample_positions
 from secateur.calib.transposed import TransposedGeometry
 from secateur.ir.rules.weights import WeightUse
 
 AnyArray: TypeAlias = NDArray[Any]
+
+ROWS = 16_384
+"""So many rows of a convolution are wanted in all: of few images more positions are taken."""
+
+
+def enough_positions(part: Part, uses: Sequence[WeightUse], positions: int) -> int:
+    """How many output positions to sample of each image: `positions`, or so many that all images give `ROWS`; 0 is all.
+
+    Eight images of 64 positions are 512 rows, and a kernel of 3 x 3 over 256 channels has 2,304 columns: a U-Net made
+    2:4 on these is 20.5 dB near its dense self, on all that eight images have to say, 31.3.
+    """
+    if not positions or not any(use.taps for use in uses):
+        return positions
+    samples = 0
+    for _, batch in part.walk():
+        samples += batch.samples or 1
+        if samples * positions >= ROWS:
+            return positions
+    return -(-ROWS // samples)
 
 
 def rows_of(

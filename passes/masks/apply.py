@@ -78,7 +78,7 @@ class ApplyMasks(Pass):
     damping: float = 0.01
     """Pull of a refit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 <= self.ratio < 1:

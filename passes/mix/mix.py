@@ -87,7 +87,7 @@ class MixPrecision(Pass):
     rounding: str = "auto"
     """As in `quantize`, for the plan that is chosen; trials round to the nearest."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
 
     def __post_init__(self) -> None:
         budget = Budget.parse(self.budget)

@@ -68,7 +68,7 @@ class Permute(Pass):
     worthwhile: bool = True
     """Only for weights that an N:M kernel speeds up, as for `sparsify`."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
 
     def __post_init__(self) -> None:
         if not isinstance(parse_pattern(self.pattern), Neighbours):

@@ -67,7 +67,7 @@ class Prune(Pass):
     damping: float = 0.01
     """Pull of a refit towards the old weights, relative to the mean square of the inputs."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
     augment: int | None = None
     """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly. None is one
     for models that read tokens, where criterion and repair are auto, too: what is named gets the data as it is."""

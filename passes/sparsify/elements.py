@@ -93,7 +93,7 @@ class Sparsify(Pass):
     damping: float = 0.01
     """What is added to the diagonals of Gram matrices, relative to their mean; pulls to the old weights go by it."""
     positions: int = 64
-    """Output positions sampled of each image; 0 takes all."""
+    """Output positions sampled of each image, more where images are few (`reads.ROWS`); 0 takes all."""
     augment: int | None = None
     """Variations of each batch to fit on as well (`secateur.calib.augment`): narrow data repairs narrowly. None is one
     for models that read tokens, where criterion, refine and repair are auto, too: what is named gets the data as it
